@@ -1,0 +1,59 @@
+# Every target sets up what it needs in .venv first; nothing but Python 3.11 and make is expected.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+MIN_COVERAGE := 95
+
+.PHONY: install demo test check format bench package lock clean
+
+install: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,dev]'
+	touch $(READY)
+
+demo: $(READY)
+	$(BIN)/ipfl demo $(ARGS)
+
+test: $(READY)
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(ARGS)
+	$(BIN)/coverage report --include='ipfl_flower/market/*' --fail-under=$(MIN_COVERAGE)
+	$(BIN)/coverage report --include='ipfl_flower/ledger/*' --fail-under=$(MIN_COVERAGE)
+	$(BIN)/coverage report --include='ipfl_flower/models/*' --fail-under=$(MIN_COVERAGE)
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(READY)
+	$(BIN)/python benchmarks/bench_clear.py $(ARGS)
+	$(BIN)/python benchmarks/bench_models.py $(ARGS)
+	$(BIN)/python benchmarks/bench_ledger.py $(ARGS)
+
+# The wheel, in a clean environment: the operator's side, without torch.
+package: $(READY)
+	rm -rf dist build/wheel-venv
+	$(BIN)/python -m build --wheel --outdir dist
+	$(PYTHON) -m venv build/wheel-venv
+	build/wheel-venv/bin/pip install --quiet --constraint constraints.txt dist/*.whl
+	cd build && wheel-venv/bin/ipfl --help >/dev/null
+	cd build && wheel-venv/bin/python -c 'import server_app, sys; assert "torch" not in sys.modules'
+	cd build && wheel-venv/bin/python -c 'from pathlib import Path; from ipfl_flower.cli.bundle import stage_app; print(stage_app(Path("staged").resolve()))'
+	build/wheel-venv/bin/flwr build --app build/staged && rm -f *.fab
+
+# What was installed and tested here, for others to install the same.
+lock: $(READY)
+	$(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
+
+clean:
+	rm -rf $(VENV) build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
