@@ -1,0 +1,33 @@
+"""The durable record of a market: rounds, reports, transfers, their hash chain, and its checks."""
+
+from ipfl_flower.ledger.ledger import Ledger
+from ipfl_flower.ledger.records import (
+    Event,
+    Institution,
+    LedgerError,
+    Line,
+    Problem,
+    Report,
+    RoundState,
+    RoundSummary,
+    Settlement,
+    State,
+    Statement,
+)
+from ipfl_flower.ledger.tables import MICRO
+
+__all__ = [
+    "MICRO",
+    "Event",
+    "Institution",
+    "Ledger",
+    "LedgerError",
+    "Line",
+    "Problem",
+    "Report",
+    "RoundState",
+    "RoundSummary",
+    "Settlement",
+    "State",
+    "Statement",
+]

@@ -1,0 +1,392 @@
+"""The ledger: the market's durable, append-only record, one transaction a step.
+
+A round is a state machine whose every transition is one commit (architecture.md, "Durability").
+Each step can be repeated with the same content, which then changes nothing: after a crash the
+server says again what it was about to say. The same step with other content is refused.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from ipfl_flower.ledger import enrolment, journal, rounds, sqlite, verify
+from ipfl_flower.ledger.chain import head_before
+from ipfl_flower.ledger.reading import has_reported, last_round, read_state, read_summaries
+from ipfl_flower.ledger.records import (
+    Event,
+    Institution,
+    LedgerError,
+    Problem,
+    Report,
+    RoundState,
+    RoundSummary,
+    Settlement,
+    Statement,
+)
+from ipfl_flower.ledger.rows import read_reports, read_settlement
+from ipfl_flower.ledger.statements import read_balances, read_institutions, read_statement
+
+
+class Ledger:
+    """The durable record of one market; make it with `Ledger.open`.
+
+    Every method is one transaction and raises `LedgerError` for what it refuses, and when the
+    database cannot be read or written. Any number of processes may read while one writes.
+    """
+
+    def __init__(self, engine: Engine, path: Path, clock: Callable[[], float]) -> None:
+        self._engine = engine
+        self._path = path
+        self._clock = clock
+        self._closed = False
+
+    @classmethod
+    def open(
+        cls,
+        url_or_path: str | Path,
+        *,
+        create: bool = True,
+        clock: Callable[[], float] = time.time,
+    ) -> Self:
+        """Open a ledger.
+
+        Parameters
+        ----------
+        url_or_path : str or Path
+            A file, or its URL ``sqlite:///FILE``.
+        create : bool
+            Whether a missing file becomes a new, empty ledger (mode 0600). Readers say False.
+        clock : callable
+            Seconds since 1970, for the columns that say when.
+
+        Raises
+        ------
+        LedgerError
+            The file is missing, unreadable, damaged, not a ledger, or of another schema version.
+        """
+        path = _file(url_or_path)
+        return cls(sqlite.open_engine(path, create=create), path, clock)
+
+    def close(self) -> None:
+        """Close the database; the ledger cannot be used afterwards."""
+        self._closed = True
+        self._engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # --- the market -------------------------------------------------------------------------------
+
+    def begin(self, settings: Mapping[str, Any]) -> None:
+        """Record the market's settings, once.
+
+        Parameters
+        ----------
+        settings : Mapping
+            JSON values, without NaN or infinities. The same settings again change nothing.
+
+        Raises
+        ------
+        LedgerError
+            The market has other settings (the message names them), or a setting is not JSON.
+        """
+        with self._write() as connection:
+            enrolment.begin(connection, settings, self._clock())
+
+    @property
+    def settings(self) -> dict[str, Any] | None:
+        """The market's settings; None before `begin`."""
+        with self._read() as connection:
+            return enrolment.read_settings(connection)
+
+    def enrol(self, name: str, public_key: bytes, *, samples_cap: int | None = None) -> int:
+        """Add an institution, or find it again by its public key.
+
+        Parameters
+        ----------
+        name : str
+            Unique, printable.
+        public_key : bytes
+            What identifies it.
+        samples_cap : int or None
+            The most samples that its contract lets it report; None: no limit, or as enrolled.
+
+        Returns
+        -------
+        int
+            Its id: its position in the market's order.
+
+        Raises
+        ------
+        LedgerError
+            The name or the key belongs to another institution, or the cap differs.
+        """
+        with self._write() as connection:
+            return enrolment.enrol(connection, name, public_key, samples_cap, self._clock())
+
+    def institutions(self) -> list[Institution]:
+        """List all institutions, by id."""
+        with self._read() as connection:
+            return read_institutions(connection)
+
+    # --- a round ----------------------------------------------------------------------------------
+
+    def open_round(self, number: int, asked: Sequence[int], deadline_s: float, quorum: int) -> None:
+        """Begin a round: → OPEN. Its messages carry what the last round, if settled, delivers.
+
+        Parameters
+        ----------
+        number : int
+            One more than the last round's number, 0 for the first.
+        asked : sequence of int
+            Ids of the institutions that it asks.
+        deadline_s : float
+            Seconds that collecting may last.
+        quorum : int
+            Reports without which it cannot be settled.
+
+        Raises
+        ------
+        LedgerError
+            The market has not begun, the last round is neither settled nor abandoned, or an
+            argument is impossible.
+        """
+        with self._write() as connection:
+            rounds.open_round(connection, number, asked, deadline_s, quorum, self._clock())
+
+    def collect(self, number: int) -> None:
+        """Start to wait for reports: OPEN → COLLECTING. The deadline counts from here.
+
+        Raises
+        ------
+        LedgerError
+            The round is not open, or an earlier one is settled but not delivered.
+        """
+        with self._write() as connection:
+            rounds.collect(connection, number, self._clock())
+
+    def report(self, report: Report) -> None:
+        """Record what an institution replied, when its model is safe in the bank.
+
+        Raises
+        ------
+        LedgerError
+            It was not asked, is too late, over its contract's samples, or has said something else.
+        """
+        with self._write() as connection:
+            rounds.report(connection, report, self._clock())
+
+    def refuse(self, number: int, institution: int, reason: str) -> None:
+        """Record that an institution's reply failed or does not count; a good one still does.
+
+        Raises
+        ------
+        LedgerError
+            It was not asked, or the round no longer collects.
+        """
+        with self._write() as connection:
+            rounds.refuse(connection, number, institution, reason, self._clock())
+
+    def commit(self, settlement: Settlement) -> str:
+        """Settle a round: COLLECTING → SETTLED.
+
+        Parameters
+        ----------
+        settlement : Settlement
+            Of exactly the institutions that reported, with what they reported.
+
+        Returns
+        -------
+        str
+            The new head of the chain. The same settlement again gives the same head.
+
+        Raises
+        ------
+        LedgerError
+            The settlement contradicts itself, the reports or what is settled already, or lacks a
+            quorum. Nothing is recorded then.
+        """
+        with self._write() as connection:
+            return rounds.commit(connection, settlement, self._clock())
+
+    def deliver(self, number: int) -> None:
+        """Finish a round whose centres and statements were sent: SETTLED → DELIVERED."""
+        with self._write() as connection:
+            rounds.deliver(connection, number, self._clock())
+
+    def abandon(self, number: int, reason: str) -> str:
+        """Give up a round: OPEN or COLLECTING → ABANDONED.
+
+        Returns
+        -------
+        str
+            The new head of the chain: an abandoned round is in it, too.
+        """
+        with self._write() as connection:
+            return rounds.abandon(connection, number, reason, self._clock())
+
+    # --- the journal: not in the chain ------------------------------------------------------------
+
+    def acknowledge(self, number: int, institution: int, metrics: Mapping[str, float]) -> None:
+        """Record what an institution makes of the last delivery, sent as message `number`.
+
+        Raises
+        ------
+        LedgerError
+            Nobody is enrolled as `institution`.
+        """
+        with self._write() as connection:
+            journal.acknowledge(connection, number, institution, metrics, self._clock())
+
+    def acknowledgements(self) -> dict[int, dict[str, float]]:
+        """Load the metrics that each institution, by id, acknowledged last."""
+        with self._read() as connection:
+            return journal.read_acknowledgements(connection)
+
+    def log_event(self, kind: str, text: str) -> None:
+        """Note that something happened to the server or an institution."""
+        with self._write() as connection:
+            journal.log_event(connection, kind, text, self._clock())
+
+    def events(self) -> list[Event]:
+        """List all events, oldest first."""
+        with self._read() as connection:
+            return journal.read_events(connection)
+
+    # --- reading ----------------------------------------------------------------------------------
+
+    def state(self) -> RoundState | None:
+        """Tell where the newest round stands; None before the first."""
+        with self._read() as connection:
+            number = last_round(connection)
+            return None if number is None else read_state(connection, number)
+
+    def reports(self, number: int) -> list[Report]:
+        """List what institutions have reported in a round so far, by institution."""
+        with self._read() as connection:
+            return read_reports(connection, number)
+
+    def has_reported(self, institution: int) -> bool:
+        """Tell whether an institution has reported in any round: it is no newcomer then."""
+        with self._read() as connection:
+            return has_reported(connection, institution)
+
+    def rounds(self) -> list[RoundSummary]:
+        """Sum up every round, by number."""
+        with self._read() as connection:
+            return read_summaries(connection)
+
+    def settlement(self, number: int) -> Settlement:
+        """Load a settled round.
+
+        Raises
+        ------
+        LedgerError
+            The round is not settled.
+        """
+        with self._read() as connection:
+            return read_settlement(connection, number)
+
+    def head(self) -> str:
+        """Return the chain's head: of the last settled or abandoned round, else of the settings.
+
+        Raises
+        ------
+        LedgerError
+            The market has not begun.
+        """
+        with self._read() as connection:
+            return head_before(connection, enrolment.NUMBER_MAX)
+
+    def balances(self) -> dict[str, int]:
+        """Sum up each institution's entries.
+
+        Returns
+        -------
+        dict of str to int
+            Name to micro-credits; positive: it has earned more than it has paid.
+        """
+        with self._read() as connection:
+            return read_balances(connection)
+
+    def statement(self, name: str) -> Statement:
+        """List an institution's entries with its running balance.
+
+        Raises
+        ------
+        LedgerError
+            No institution has that name; the message lists those that there are.
+        """
+        with self._read() as connection:
+            return read_statement(connection, name)
+
+    def verify(self) -> list[Problem]:
+        """Check everything: file, chain, states, sums, and every clearing again.
+
+        Returns
+        -------
+        list of Problem
+            What is wrong; empty if nothing is. A history cut off at its end or rewritten as a whole
+            with a new chain is consistent in itself: only the heads that others keep show it.
+        """
+        with self._read() as connection:
+            return verify.problems(connection, sqlite.health)
+
+    # --- transactions -----------------------------------------------------------------------------
+
+    @contextmanager
+    def _read(self) -> Iterator[Connection]:
+        """Open a snapshot: writers neither wait for it nor show in it."""
+        with self._transaction(immediate=False) as connection:
+            yield connection
+
+    @contextmanager
+    def _write(self) -> Iterator[Connection]:
+        """Open the one write transaction at a time; durable when the block ends, else undone.
+
+        All writes pass here, so a second server is to be refused here.
+        """
+        with self._transaction(immediate=True) as connection:
+            yield connection
+
+    @contextmanager
+    def _transaction(self, *, immediate: bool) -> Iterator[Connection]:
+        if self._closed:
+            raise LedgerError(f"ledger {self._path} is closed: open it again")
+        with sqlite.explained(self._path), self._engine.connect() as connection:
+            connection.execution_options(immediate=immediate)
+            with connection.begin() as transaction:
+                yield connection
+                if not immediate:
+                    transaction.rollback()  # of a damaged file, even an empty commit fails
+
+
+def _file(url_or_path: str | Path) -> Path:
+    """Take the database file from a path or URL."""
+    if isinstance(url_or_path, Path) or "://" not in url_or_path:
+        return Path(url_or_path)
+    try:
+        url = make_url(url_or_path)
+    except ArgumentError as error:
+        raise LedgerError(
+            f"{url_or_path!r} is not a URL: give a file, or sqlite:///FILE"
+        ) from error
+    if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
+        shown = url.render_as_string(hide_password=True)
+        raise LedgerError(f"{shown} is not a SQLite file: give a file, or sqlite:///FILE")
+    return Path(url.database)

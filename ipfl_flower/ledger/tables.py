@@ -1,0 +1,280 @@
+"""The ledger's tables: every row is written once and never changed.
+
+A fact has one place. What an institution reported (terms, model digest, metrics) is in `reports`,
+what the market decided in `settlements`, `outcomes` and `entries`, and `chain` seals both. Columns
+named `at` are wall-clock times (seconds since 1970, UTC): they inform and prove nothing.
+
+Types are spelled so that the same tables are STRICT on SQLite and native on PostgreSQL. What only
+one database needs (triggers, here SQLite's) hangs on the tables as DDL events of that dialect.
+"""
+
+from typing import Any, Final
+
+from sqlalchemy import (
+    DDL,
+    REAL,
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Double,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    UniqueConstraint,
+    event,
+)
+from sqlalchemy.types import TypeEngine
+
+SCHEMA_VERSION: Final = "ipfl0001"
+"""Revision of these tables. It lies where Alembic looks for it (`alembic_version.version_num`)."""
+
+MICRO: Final = 1_000_000
+"""Units of money in a credit (mechanism.md §5)."""
+
+METADATA: Final = MetaData()
+
+# STRICT tables know INTEGER (64 bits) and REAL, and refuse BIGINT and DOUBLE.
+_INT: Final = BigInteger().with_variant(Integer(), "sqlite")
+_FLOAT: Final[TypeEngine[float]] = Double().with_variant(REAL(), "sqlite")
+
+
+def _number(name: str, *constraints: Any, nullable: bool = False) -> Column[int]:
+    return Column(name, _INT, *constraints, nullable=nullable, autoincrement=False)
+
+
+def _real(name: str) -> Column[float]:
+    return Column(name, _FLOAT, nullable=False)
+
+
+def _text(name: str, *, nullable: bool = False) -> Column[str]:
+    return Column(name, Text, nullable=nullable)
+
+
+def _flag(name: str) -> tuple[Column[int], CheckConstraint]:
+    return _number(name), CheckConstraint(f"{name} IN (0, 1)")
+
+
+def _table(name: str, *items: Any) -> Table:
+    return Table(name, METADATA, *items, sqlite_strict=True)
+
+
+schema = _table("alembic_version", _text("version_num"), PrimaryKeyConstraint("version_num"))
+
+market = _table(
+    "market",
+    _number("id"),
+    _text("settings"),  # canonical JSON
+    _text("digest"),  # SHA-256 of it: the head before round 0
+    _real("at"),
+    PrimaryKeyConstraint("id"),
+    CheckConstraint("id = 0"),
+)
+
+institutions = _table(
+    "institutions",
+    _number("id"),
+    _text("name"),
+    Column("public_key", LargeBinary, nullable=False),
+    _number("samples_cap", nullable=True),
+    _real("at"),
+    PrimaryKeyConstraint("id"),
+    UniqueConstraint("name"),
+    UniqueConstraint("public_key"),
+)
+
+rounds = _table(
+    "rounds",
+    _number("number"),
+    _real("deadline_s"),
+    _number("quorum"),
+    PrimaryKeyConstraint("number"),
+)
+
+asked = _table(
+    "asked",
+    _number("round", ForeignKey("rounds.number")),
+    _number("institution", ForeignKey("institutions.id")),
+    PrimaryKeyConstraint("round", "institution"),
+)
+
+transitions = _table(
+    "transitions",
+    _number("round", ForeignKey("rounds.number")),
+    _text("state"),
+    _text("detail", nullable=True),
+    _real("at"),
+    PrimaryKeyConstraint("round", "state"),
+    CheckConstraint("state IN ('OPEN', 'COLLECTING', 'SETTLED', 'DELIVERED', 'ABANDONED')"),
+)
+
+reports = _table(
+    "reports",
+    _number("round"),
+    _number("institution"),
+    _number("samples"),
+    _real("cost"),
+    _real("eagerness"),
+    _real("budget"),
+    _text("model_digest"),
+    *_flag("leaving"),
+    _text("metrics"),  # canonical JSON
+    _real("at"),
+    PrimaryKeyConstraint("round", "institution"),
+    ForeignKeyConstraint(["round", "institution"], ["asked.round", "asked.institution"]),
+)
+
+refusals = _table(
+    "refusals",
+    _number("round"),
+    _number("institution"),
+    _number("attempt"),
+    _text("reason"),
+    _real("at"),
+    PrimaryKeyConstraint("round", "institution", "attempt"),
+    ForeignKeyConstraint(["round", "institution"], ["asked.round", "asked.institution"]),
+)
+
+settlements = _table(
+    "settlements",
+    _number("round", ForeignKey("rounds.number")),
+    _text("rules"),  # canonical JSON
+    Column("distances", LargeBinary, nullable=False),  # (m, m) little-endian float64, one NaN
+    _number("fallbacks"),
+    PrimaryKeyConstraint("round"),
+)
+
+outcomes = _table(
+    "outcomes",
+    _number("round", ForeignKey("settlements.round")),
+    _number("institution"),
+    *_flag("active"),
+    *_flag("declined"),
+    _number("net_micro"),
+    _real("gain"),
+    _real("utility"),
+    PrimaryKeyConstraint("round", "institution"),
+    ForeignKeyConstraint(["round", "institution"], ["reports.round", "reports.institution"]),
+)
+
+# A transfer is also the edge of the graph: an import that costs nothing is a row of amount 0. A
+# correction pays a transfer back (payer and payee swapped) and enters the chain with its own round.
+entries = _table(
+    "entries",
+    _number("id"),
+    _number("round", ForeignKey("rounds.number")),
+    _number("payer", ForeignKey("institutions.id")),
+    _number("payee", ForeignKey("institutions.id")),
+    _number("amount_micro"),
+    _text("kind"),
+    _number("reverses", ForeignKey("entries.id"), nullable=True),
+    PrimaryKeyConstraint("id"),
+    UniqueConstraint("reverses"),
+    CheckConstraint("payer <> payee"),
+    CheckConstraint("amount_micro >= 0"),
+    CheckConstraint("kind IN ('transfer', 'correction')"),
+    CheckConstraint("(kind = 'correction') = (reverses IS NOT NULL)"),
+)
+# The same buyer cannot pay the same seller twice in a round; the other index serves statements.
+_once = entries.c.kind == "transfer"
+Index(
+    "entries_once",
+    entries.c.round,
+    entries.c.payer,
+    entries.c.payee,
+    unique=True,
+    sqlite_where=_once,
+    postgresql_where=_once,
+)
+Index("entries_payer", entries.c.payer)
+Index("entries_payee", entries.c.payee)
+
+chain = _table(
+    "chain",
+    _number("round", ForeignKey("rounds.number")),
+    _text("previous"),
+    _text("digests"),  # canonical JSON: table -> SHA-256 of its rows of this round
+    _text("head"),
+    PrimaryKeyConstraint("round"),
+)
+
+# What institutions think of their last delivery, and what happened to the server. Nothing is
+# settled by either, and neither is in the chain.
+acknowledgements = _table(
+    "acknowledgements",
+    _number("id"),
+    _number(
+        "round"
+    ),  # of the message that was answered: no round has that number if it was the last
+    _number("institution", ForeignKey("institutions.id")),
+    _text("metrics"),  # canonical JSON
+    _real("at"),
+    PrimaryKeyConstraint("id"),
+)
+
+events = _table(
+    "events",
+    _number("id"),
+    _text("kind"),
+    _text("text"),
+    _real("at"),
+    PrimaryKeyConstraint("id"),
+)
+
+APPEND_ONLY: Final = tuple(table for table in METADATA.sorted_tables if table is not schema)
+"""Tables that triggers guard. The schema's version is the one row that a migration changes."""
+
+
+def sqlite_triggers(table: Table) -> dict[str, str]:
+    """Build the triggers that make `table` append-only on SQLite.
+
+    Parameters
+    ----------
+    table : Table
+        One of `APPEND_ONLY`.
+
+    Returns
+    -------
+    dict of str to str
+        Trigger name to its CREATE statement. The one on INSERT is there because INSERT OR REPLACE
+        deletes the old row without waking a DELETE trigger.
+    """
+    name = table.name
+    same = " OR ".join(_same_key(table))
+    taken = f"EXISTS (SELECT 1 FROM {name} WHERE {same})"  # noqa: S608  # names are our own
+    refusal = f"the ledger is append-only: a row of {name} cannot be %s"
+    events = {
+        "update": ("BEFORE UPDATE", "changed"),
+        "delete": ("BEFORE DELETE", "deleted"),
+        "replace": ("BEFORE INSERT", "replaced"),
+    }
+    return {
+        f"{name}_no_{verb}": (
+            f"CREATE TRIGGER {name}_no_{verb} {when} ON {name}"
+            + (f" WHEN {taken}" if verb == "replace" else "")
+            + f" BEGIN SELECT RAISE(ABORT, '{refusal % done}'); END"
+        )
+        for verb, (when, done) in events.items()
+    }
+
+
+def _same_key(table: Table) -> list[str]:
+    """List the conditions on which a stored row would have to go for the NEW one."""
+    unique = [c.columns.keys() for c in table.constraints if isinstance(c, UniqueConstraint)]
+    keys = [table.primary_key.columns.keys(), *sorted(unique)]
+    conditions = [" AND ".join(f"{column} = NEW.{column}" for column in key) for key in keys]
+    if table is entries:  # its partial unique index
+        once = " AND ".join(f"{column} = NEW.{column}" for column in ("round", "payer", "payee"))
+        conditions.append(f"{once} AND kind = NEW.kind AND kind = 'transfer'")
+    return conditions
+
+
+for _guarded in APPEND_ONLY:
+    for _statement in sqlite_triggers(_guarded).values():
+        _ddl = DDL(_statement)  # type: ignore[no-untyped-call]  # SQLAlchemy left it untyped
+        event.listen(_guarded, "after_create", _ddl.execute_if(dialect="sqlite"))
