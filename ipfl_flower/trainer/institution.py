@@ -1,0 +1,155 @@
+"""The institution.toml: who the institution is, its terms, how it trains, and its task."""
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ipfl_flower.market import Terms, TermsError
+from ipfl_flower.tasks import Task, TaskError, load_task
+from ipfl_flower.tasks.errors import one_line
+from ipfl_flower.trainer.errors import InstitutionError
+from ipfl_flower.trainer.proximal import Sgd
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class _Terms(_Table):
+    """[terms] as in mechanism.md §1; ``samples`` is the size of the training data by default."""
+
+    samples: int | None = Field(default=None, ge=0)
+    cost: float = Field(ge=0)
+    eagerness: float = Field(ge=0, allow_inf_nan=False)
+    budget: float = Field(default=float("inf"), ge=0)
+
+
+class _Training(_Table):
+    """[training]: see :class:`Sgd`."""
+
+    iterations: int | None = Field(default=None, ge=1)
+    epochs: int | None = Field(default=None, ge=1)
+    batch_size: int = Field(default=32, ge=1)
+    learning_rate: float = Field(default=0.05, gt=0, allow_inf_nan=False)
+    momentum: float = Field(default=0.0, ge=0, lt=1)
+    weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    threads: int = Field(default=1, ge=1)
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "_Training":
+        if (self.iterations is None) == (self.epochs is None):
+            raise ValueError("give either iterations (SGD steps a round) or epochs")
+        return self
+
+
+class _Task(BaseModel):
+    """[task]: its name; the rest is the task's to check."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    name: str
+
+
+class _File(_Table):
+    name: str = Field(min_length=1, max_length=64)
+    state_dir: str = Field(min_length=1)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    leaving: bool = False
+    terms: _Terms
+    training: _Training
+    task: _Task
+
+
+@dataclass(frozen=True)
+class Institution:
+    """One institution, checked.
+
+    Attributes
+    ----------
+    name
+        What it is called in messages and in its state.
+    state_dir
+        Folder of its models and state; its own alone.
+    device
+        "cpu" or "cuda".
+    threads
+        CPU threads that torch may use.
+    leaving
+        Whether it leaves the market: it says so with its next reply.
+    terms
+        What it reports to the market.
+    sgd
+        How it trains in a round.
+    task
+        Its data and model.
+    """
+
+    name: str
+    state_dir: Path
+    device: Literal["cpu", "cuda"]
+    threads: int
+    leaving: bool
+    terms: Terms
+    sgd: Sgd
+    task: Task
+
+    @classmethod
+    def load(cls, path: Path) -> "Institution":
+        """Read an institution.toml, and the data if [terms] leaves ``samples`` out.
+
+        Parameters
+        ----------
+        path
+            The file. A relative ``state_dir`` in it is relative to its folder.
+
+        Raises
+        ------
+        InstitutionError
+            Names the file, each setting at fault, what it must be and what it is.
+        TaskDataError
+            The task's data is missing or damaged.
+        """
+        try:
+            file = _File(**tomllib.loads(path.read_text(encoding="utf-8")))
+        except OSError as error:
+            raise InstitutionError(f"{path} can't be read: {error.strerror}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise InstitutionError(f"{path} is not a TOML file: {error}") from error
+        except ValidationError as error:
+            raise InstitutionError(f"{path}: {one_line(error)}") from error
+        try:
+            task = load_task(**file.task.model_dump())
+            samples = file.terms.samples
+            if samples is None:
+                samples = len(task.data().train)
+            terms = Terms(**file.terms.model_dump(exclude={"samples"}), samples=samples)
+        except TaskError as error:
+            raise InstitutionError(f"{path}: {error}") from error
+        except TermsError as error:
+            raise InstitutionError(f"{path}: terms.{error}") from error
+        return cls(
+            name=file.name,
+            state_dir=path.resolve().parent / file.state_dir,
+            device=_device(file.device, path),
+            threads=file.training.threads,
+            leaving=file.leaving,
+            terms=terms,
+            sgd=Sgd(**file.training.model_dump(exclude={"threads"})),
+            task=task,
+        )
+
+
+def _device(wanted: Literal["auto", "cpu", "cuda"], path: Path) -> Literal["cpu", "cuda"]:
+    if wanted == "cpu":
+        return "cpu"
+    if torch.cuda.is_available():
+        return "cuda"
+    if wanted == "cuda":
+        raise InstitutionError(
+            f'{path}: device is "cuda", but torch finds no GPU: set "cpu" or "auto"'
+        )
+    return "cpu"
