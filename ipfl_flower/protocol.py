@@ -1,0 +1,238 @@
+"""What travels in Flower messages: typed requests and replies, to and from records.
+
+Each direction carries one ArrayRecord and one ConfigRecord under the same keys, so that Flower's
+own mods (clipping, local differential privacy) work on them; metrics travel beside the model.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from numpy.typing import NDArray
+
+from ipfl_flower.market import Terms, TermsError
+
+Arrays = dict[str, NDArray[Any]]
+
+Role = Literal["initial", "centre", "none"]
+
+ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"
+METRICS_MAX = 64
+
+
+class ProtocolError(ValueError):
+    """A message does not hold what it must; the text names the field."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the server asks of an institution in a round.
+
+    Attributes
+    ----------
+    round : int
+    train : bool
+        False for the last delivery: judge the centre, don't train.
+    role : {"initial", "centre", "none"}
+        What `arrays` holds: θ⁰ for a newcomer, the prox-centre θ̄_i of a buyer who paid, nothing.
+    arrays : dict of str to ndarray
+    coefficient : float
+        Of ‖θ − θ̄‖² in the local objective (mechanism.md §6).
+    start : {"own", "centre"}
+    statement : mapping
+        What the last settled round charged and brought: see `ledger.Statement`; {} at first.
+    """
+
+    round: int
+    train: bool
+    role: Role
+    arrays: Arrays
+    coefficient: float
+    start: Literal["own", "centre"]
+    statement: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_records(self) -> RecordDict:
+        """Return the content of the Flower message."""
+        config = ConfigRecord(
+            {
+                "round": self.round,
+                "train": self.train,
+                "role": self.role,
+                "coefficient": self.coefficient,
+                "start": self.start,
+                "statement": json.dumps(dict(self.statement)),
+            }
+        )
+        return RecordDict({ARRAYS: array_record(self.arrays), CONFIG: config})
+
+    @classmethod
+    def from_records(cls, content: RecordDict) -> "Request":
+        """Read the content of a Flower message at the institution.
+
+        Raises
+        ------
+        ProtocolError
+            If a field is missing or of another kind.
+        """
+        config = _config(content)
+        role, start = _get(config, "role", str), _get(config, "start", str)
+        if role not in ("initial", "centre", "none") or start not in ("own", "centre"):
+            raise ProtocolError(
+                f"request: role {role!r} or start {start!r} is unknown: are server and "
+                "institution of the same version?"
+            )
+        return cls(
+            round=_get(config, "round", int),
+            train=_get(config, "train", bool),
+            role=role,
+            arrays=_arrays(content),
+            coefficient=_get(config, "coefficient", float),
+            start=start,
+            statement=_object(_get(config, "statement", str)),
+        )
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What an institution answers: its model, its terms, its own metrics, stay or leave.
+
+    Attributes
+    ----------
+    round : int
+    arrays : dict of str to ndarray
+        θ_i after local training; empty after the last delivery.
+    terms : Terms
+    leaving : bool
+        It trades no more from this round on.
+    metrics : dict of str to float
+        At most `METRICS_MAX`, all finite.
+    """
+
+    round: int
+    arrays: Arrays
+    terms: Terms
+    leaving: bool
+    metrics: dict[str, float]
+
+    def to_records(self) -> RecordDict:
+        """Return the content of the Flower message."""
+        terms = self.terms
+        config = ConfigRecord(
+            {
+                "round": self.round,
+                "samples": terms.samples,
+                "cost": float(terms.cost),
+                "eagerness": float(terms.eagerness),
+                "budget": float(terms.budget),
+                "leaving": self.leaving,
+            }
+        )
+        metrics = MetricRecord({name: float(value) for name, value in self.metrics.items()})
+        return RecordDict({ARRAYS: array_record(self.arrays), CONFIG: config, METRICS: metrics})
+
+    @classmethod
+    def from_message(cls, message: Message, *, round_number: int) -> "Reply":
+        """Read and check a reply at the server.
+
+        Parameters
+        ----------
+        message : Message
+        round_number : int
+            The round that was asked for.
+
+        Raises
+        ------
+        ProtocolError
+            If the reply is an error, belongs to another round, or a field is missing, of another
+            kind or out of its range. The model is checked by the bank that it is put in.
+        """
+        if message.has_error():
+            raise ProtocolError(f"the institution failed: {_first_line(message.error.reason)}")
+        content = message.content
+        config = _config(content)
+        number = _get(config, "round", int)
+        if number != round_number:
+            raise ProtocolError(f"reply of round {number}, asked was round {round_number}")
+        try:
+            terms = Terms(
+                samples=_get(config, "samples", int),
+                cost=_get(config, "cost", float),
+                eagerness=_get(config, "eagerness", float),
+                budget=_get(config, "budget", float),
+            )
+        except TermsError as error:
+            raise ProtocolError(str(error)) from error
+        return cls(
+            round=number,
+            arrays=_arrays(content),
+            terms=terms,
+            leaving=_get(config, "leaving", bool),
+            metrics=_metrics(content),
+        )
+
+
+def array_record(arrays: Mapping[str, NDArray[Any]]) -> ArrayRecord:
+    """Return tensors by name as a Flower record."""
+    return ArrayRecord({name: Array(np.asarray(value)) for name, value in arrays.items()})
+
+
+def _arrays(content: RecordDict) -> Arrays:
+    record = content.array_records.get(ARRAYS)
+    if record is None:
+        raise ProtocolError(f"the message holds no ArrayRecord {ARRAYS!r}")
+    arrays: Arrays = {}
+    for name, array in record.items():
+        try:
+            arrays[name] = array.numpy()
+        except (ValueError, TypeError, EOFError) as error:
+            raise ProtocolError(f"tensor {name!r} can't be read: {error}") from error
+    return arrays
+
+
+def _config(content: RecordDict) -> ConfigRecord:
+    record = content.config_records.get(CONFIG)
+    if record is None:
+        raise ProtocolError(f"the message holds no ConfigRecord {CONFIG!r}")
+    return record
+
+
+def _get(config: ConfigRecord, name: str, kind: type[Any]) -> Any:
+    """Return the value of `name`, which must be exactly of `kind` (a bool is no int)."""
+    value = config.get(name)
+    if type(value) is not kind:
+        raise ProtocolError(f"field {name!r} must be {kind.__name__}, is {value!r}")
+    return value
+
+
+def _metrics(content: RecordDict) -> dict[str, float]:
+    record = content.metric_records.get(METRICS)
+    if record is None:
+        raise ProtocolError(f"the message holds no MetricRecord {METRICS!r}")
+    if len(record) > METRICS_MAX:
+        raise ProtocolError(f"{len(record)} metrics, at most {METRICS_MAX} are taken")
+    metrics: dict[str, float] = {}
+    for name, value in record.items():
+        if isinstance(value, list) or not math.isfinite(value):
+            raise ProtocolError(f"metric {name!r} must be one finite number, is {value!r}")
+        metrics[name] = float(value)
+    return metrics
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise ProtocolError(f"field 'statement' is no JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ProtocolError("field 'statement' must be a JSON object")
+    return value
+
+
+def _first_line(text: str | None) -> str:
+    """Return the last non-empty line: of a traceback that is the error itself."""
+    lines = [line for line in (text or "no reason given").splitlines() if line.strip()]
+    return lines[-1].strip()[:500]

@@ -1,0 +1,143 @@
+"""From a round's reports and Gram matrix to what is paid, and to what each buyer is sent."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ipfl_flower import market
+from ipfl_flower.ledger import Report, Settlement
+from ipfl_flower.models import ModelBank
+from ipfl_flower.settings import Settings
+
+
+class InvariantError(RuntimeError):
+    """A clearing breaks an invariant of mechanism.md §8: the round must not be settled."""
+
+
+def settle(
+    number: int, reports: Mapping[int, Report], gram: NDArray[np.float64], settings: Settings
+) -> Settlement:
+    """Clear one round's market.
+
+    Parameters
+    ----------
+    number : int
+        The round.
+    reports : mapping of int to Report
+        By institution id. Who leaves, or sent no model, does not trade.
+    gram : float64 (rows, rows)
+        Gram matrix of the updates; row i is institution i.
+    settings : Settings
+
+    Returns
+    -------
+    Settlement
+        Participants are all that reported, ascending.
+
+    Raises
+    ------
+    InvariantError
+        If the clearing violates mechanism.md §8; names what.
+    """
+    participants = tuple(sorted(reports))
+    index = np.ix_(participants, participants)
+    terms = tuple(reports[i].terms for i in participants)
+    active = np.array([not reports[i].leaving for i in participants], dtype=bool)
+    rules = settings.rules()
+    distances = market.distances(gram[index], settings.distance)
+    clearing = market.clear(terms, distances, rules, active)
+    violations = market.check(terms, distances, rules, clearing, active)
+    if violations:
+        raise InvariantError(
+            "invariant violated, nothing is paid: " + "; ".join(str(item) for item in violations)
+        )
+    return Settlement(
+        round=number,
+        participants=participants,
+        terms=terms,
+        distances=distances,
+        active=active,
+        rules=rules,
+        clearing=clearing,
+        model_digests=tuple(reports[i].model_digest for i in participants),
+        metrics=tuple(reports[i].metrics for i in participants),
+    )
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What a settled round brings to each institution: a buyer's prox-centre, everyone's lines.
+
+    Attributes
+    ----------
+    settlement : Settlement
+    bank : ModelBank
+        Of that round; holds the centres.
+    etas : dict of int to float
+        η_i of the institutions that bought, by id.
+    """
+
+    settlement: Settlement
+    bank: ModelBank
+    etas: Mapping[int, float]
+
+    def statement(self, institution: int, names: Mapping[int, str]) -> dict[str, Any]:
+        """Return the lines of `institution` in this round, in micro-credits, by counterparty."""
+        ids = self.settlement.participants
+        if institution not in ids:
+            return {}
+        i = ids.index(institution)
+        clearing = self.settlement.clearing
+        bought = {
+            names[ids[j]]: int(clearing.transfers[i, j])
+            for j in np.flatnonzero(clearing.imports[i])
+        }
+        sold = {
+            names[ids[j]]: int(clearing.transfers[j, i])
+            for j in np.flatnonzero(clearing.imports[:, i])
+        }
+        return {
+            "round": self.settlement.round,
+            "bought": bought,
+            "sold": sold,
+            "net": int(clearing.net[i]),
+            "declined": bool(clearing.declined[i]),
+        }
+
+
+def deliver(
+    settlement: Settlement, gram: NDArray[np.float64], bank: ModelBank, settings: Settings
+) -> Delivery:
+    """Compute the prox-centres of a settled round in one pass over the bank (mechanism.md §6).
+
+    Parameters
+    ----------
+    settlement : Settlement
+    gram : float64 (rows, rows)
+        As in `settle`.
+    bank : ModelBank
+        Holds the models of that round; keeps the centres.
+    settings : Settings
+
+    Returns
+    -------
+    Delivery
+    """
+    ids = settlement.participants
+    index = np.ix_(ids, ids)
+    mixing = market.mixing_matrix(
+        gram[index],
+        settlement.terms,
+        settlement.clearing.imports,
+        kind=settings.centre,
+        eta=settings.eta,
+        max_volume_ratio=settings.max_volume_ratio,
+    )
+    weights = np.zeros_like(gram)
+    weights[index] = mixing.weights
+    bank.write_centres(weights)
+    bought = np.flatnonzero(settlement.clearing.imports.any(axis=1))
+    return Delivery(settlement, bank, {ids[i]: float(mixing.eta[i]) for i in bought})

@@ -1,0 +1,5 @@
+"""The Flower ServerApp of the operator."""
+
+from .main import app
+
+__all__ = ["app"]

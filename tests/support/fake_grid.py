@@ -1,0 +1,160 @@
+"""An in-process Flower Grid around handlers, with faults from a seed and a clock of its own."""
+
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, Error, Message
+from flwr.proto.node_pb2 import NodeInfo
+from flwr.serverapp import Grid
+
+from ipfl_flower.exchange import Clock
+
+Handler = Callable[[Message], Message]
+
+
+@dataclass(frozen=True)
+class Faults:
+    """Chances, each in [0, 1], of what can happen to one reply."""
+
+    seed: int = 0
+    delay: float = 0.0
+    drop: float = 0.0
+    duplicate: float = 0.0
+    corrupt: float = 0.0
+
+
+class FakeGrid(Grid):
+    """Answers messages with `handlers`, by node name; replies come in an order from the seed.
+
+    Time passes when the strategy sleeps, not otherwise: a deadline of ten minutes costs nothing.
+    """
+
+    def __init__(self, handlers: dict[str, Handler], faults: Faults | None = None) -> None:
+        self.faults = faults or Faults()
+        self.random = random.Random(self.faults.seed)
+        self.now = 0.0
+        self.clock = Clock(lambda: self.now, self._sleep)
+        self.nodes = {
+            1000 + i: NodeInfo(
+                node_id=1000 + i,
+                name=name,
+                public_key=f"key of {name}".encode(),
+                status="online",
+                last_activated_at="2026-01-01T00:00:00Z",
+            )
+            for i, name in enumerate(handlers)
+        }
+        self.handlers = {1000 + i: handler for i, handler in enumerate(handlers.values())}
+        self.sent: list[Message] = []
+        self.pushes = 0
+        self.faults_made = 0
+        self._ready: list[tuple[float, Message]] = []
+
+    def _sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    def restart(self, name: str) -> None:
+        """Let a node connect anew, as after a crash: what it had not answered is lost."""
+        node = next(node for node in self.nodes.values() if node.name == name)
+        node.last_activated_at = f"{self.now}"
+
+    def get_nodes(self) -> Iterable[NodeInfo]:
+        return list(self.nodes.values())
+
+    def get_node_ids(self) -> Iterable[int]:
+        return list(self.nodes)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        ids = []
+        for message in messages:
+            self.pushes += 1
+            # A resent message is a new one even where its content is the same.
+            message.metadata.__dict__["_message_id"] = f"m{self.pushes}"
+            message.metadata.__dict__["_src_node_id"] = 1
+            self.sent.append(message)
+            ids.append(message.metadata.message_id)
+            self._answer(message)
+        return ids
+
+    def _answer(self, message: Message) -> None:
+        try:
+            reply = self.handlers[message.metadata.dst_node_id](message)
+        except Exception as error:  # noqa: BLE001 - as Flower does: any error becomes a reply
+            reply = Message(Error(code=2, reason=f"Traceback\n{error!r}"), reply_to=message)
+        chance = self.random.random
+        if chance() < self.faults.corrupt:
+            self.faults_made += 1
+            reply = corrupted(reply, message, self.random)
+        copies = 2 if chance() < self.faults.duplicate else 1
+        for _ in range(copies):
+            late = self.random.uniform(0, 30) if chance() < self.faults.delay else 0.0
+            if chance() < self.faults.drop:
+                self.faults_made += 1
+            else:
+                self._ready.append((self.now + late, reply))
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        wanted = set(message_ids)
+        ready = [
+            (at, reply)
+            for at, reply in self._ready
+            if at <= self.now and reply.metadata.reply_to_message_id in wanted
+        ]
+        for item in ready:
+            self._ready.remove(item)
+        replies = [reply for _, reply in ready]
+        self.random.shuffle(replies)
+        return replies
+
+    def set_run(self, run):
+        raise NotImplementedError
+
+    @property
+    def run(self):
+        raise NotImplementedError
+
+    def create_message(self, *args, **kwargs):
+        raise NotImplementedError
+
+    def send_and_receive(self, messages, *, timeout=None):
+        raise AssertionError("Flower's fixed sleep is never used")
+
+
+def corrupted(reply: Message, request: Message, rng: random.Random) -> Message:
+    """Damage a reply in one of the ways that the network, a bug or an enemy can."""
+    if reply.has_error():
+        return reply
+    content = reply.content.copy()
+    arrays = content.array_records.get("arrays")
+    names = list(arrays) if arrays else []
+    kind = rng.choice(["nan", "shape", "missing", "bytes", "field", "terms", "round", "error"])
+    if kind == "error":
+        return Message(Error(code=2, reason="torn apart"), reply_to=request)
+    if kind in ("field", "terms", "round"):
+        config = dict(content.config_records["config"])
+        if kind == "field":
+            del config[rng.choice(sorted(config))]
+        elif kind == "terms":
+            config["cost"] = -1.0
+        else:
+            config["round"] += 1
+        content["config"] = type(content.config_records["config"])(config)
+    elif names:
+        victim = rng.choice(names)
+        damaged = dict(arrays)
+        values = np.array(damaged[victim].numpy())
+        if kind == "missing":
+            del damaged[victim]
+        elif kind == "shape":
+            damaged[victim] = Array(np.append(values.ravel(), values.dtype.type(0)))
+        elif kind == "nan":
+            damaged[victim] = Array(np.full_like(values, np.nan))
+        else:
+            whole = damaged[victim]
+            damaged[victim] = Array(
+                dtype=whole.dtype, shape=whole.shape, stype=whole.stype, data=whole.data[:-1]
+            )
+        content["arrays"] = ArrayRecord(damaged)
+    return Message(content, reply_to=request)

@@ -1,0 +1,56 @@
+"""Institutions for tests of the server's side: NumPy instead of training, terms as given."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from flwr.app import Message
+
+from ipfl_flower.market import Terms
+from ipfl_flower.protocol import Reply, Request
+
+SHAPES = {"layer.weight": (3, 4), "layer.bias": (4,)}
+
+
+def theta0() -> dict[str, np.ndarray]:
+    return {name: np.full(shape, 0.25, dtype=np.float32) for name, shape in sorted(SHAPES.items())}
+
+
+@dataclass
+class FakeInstitution:
+    """Moves towards a direction of its own each round, as training on its data would."""
+
+    seed: int
+    terms: Terms = field(default_factory=lambda: Terms(100, 0.05, 1e4))
+    leaves_in_round: int | None = None
+    spoil: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] | None = None
+    requests: list[Request] = field(default_factory=list)
+    model: dict[str, np.ndarray] | None = None
+
+    def __call__(self, message: Message) -> Message:
+        request = Request.from_records(message.content)
+        self.requests.append(request)
+        if request.role != "none":
+            self.model = request.arrays
+        arrays = {}
+        leaving = request.round == self.leaves_in_round
+        if request.train and not leaving:
+            rng = np.random.default_rng((self.seed, request.round))
+            group = np.random.default_rng(self.seed % 2)
+            arrays = {
+                name: value
+                + group.normal(size=value.shape).astype(np.float32)
+                + 0.1 * rng.normal(size=value.shape).astype(np.float32)
+                for name, value in self.model.items()
+            }
+            self.model = arrays
+            if self.spoil is not None:
+                arrays = self.spoil(arrays)
+        reply = Reply(
+            round=request.round,
+            arrays=arrays,
+            terms=self.terms,
+            leaving=leaving,
+            metrics={"test_accuracy": 0.5 + 0.01 * request.round},
+        )
+        return Message(reply.to_records(), reply_to=message)

@@ -1,0 +1,166 @@
+import numpy as np
+import pytest
+from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+
+from ipfl_flower.market import Terms
+from ipfl_flower.protocol import METRICS_MAX, ProtocolError, Reply, Request
+
+MODEL = {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.array(1.5, dtype=np.float64)}
+
+
+def a_request(**changes):
+    values = {
+        "round": 3,
+        "train": True,
+        "role": "centre",
+        "arrays": MODEL,
+        "coefficient": 0.025,
+        "start": "centre",
+        "statement": {"round": 2, "bought": {"elm": 5}},
+    }
+    return Request(**{**values, **changes})
+
+
+def a_reply(**changes):
+    values = {
+        "round": 3,
+        "arrays": MODEL,
+        "terms": Terms(40, 0.05, 1e4, 7.0),
+        "leaving": False,
+        "metrics": {"test_accuracy": 0.75},
+    }
+    return Reply(**{**values, **changes})
+
+
+def delivered(records: RecordDict) -> Message:
+    """A reply as the server gets it."""
+    asked = Message(RecordDict(), dst_node_id=7, message_type="train")
+    asked.metadata.__dict__["_message_id"] = "m1"
+    return Message(records, reply_to=asked)
+
+
+def same(left, right):
+    assert list(left) == list(right)
+    for name, value in left.items():
+        assert value.dtype == right[name].dtype
+        assert value.tobytes() == right[name].tobytes()
+
+
+def test_a_request_survives_the_way_there():
+    read = Request.from_records(a_request().to_records())
+    same(read.arrays, MODEL)
+    assert read.statement == {"round": 2, "bought": {"elm": 5}}
+    assert (read.round, read.train, read.role) == (3, True, "centre")
+    assert (read.coefficient, read.start) == (0.025, "centre")
+
+
+def test_a_reply_survives_the_way_back():
+    read = Reply.from_message(delivered(a_reply().to_records()), round_number=3)
+    same(read.arrays, MODEL)
+    assert read.terms == Terms(40, 0.05, 1e4, 7.0)
+    assert read.metrics == {"test_accuracy": 0.75}
+    assert not read.leaving
+
+
+def test_infinite_cost_and_budget_travel():
+    terms = Terms(40, float("inf"), 0.0)
+    read = Reply.from_message(delivered(a_reply(terms=terms).to_records()), round_number=3)
+    assert read.terms == terms
+
+
+def test_both_directions_carry_one_array_record_and_one_config_record_of_the_same_keys():
+    there, back = a_request().to_records(), a_reply().to_records()
+    assert list(there.array_records) == list(back.array_records) == ["arrays"]
+    assert list(there.config_records) == list(back.config_records) == ["config"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("samples", -1, "samples"),
+        ("samples", 1.5, "field 'samples' must be int, is 1.5"),
+        ("samples", True, "field 'samples' must be int, is True"),
+        ("cost", -0.5, "cost"),
+        ("cost", float("nan"), "cost"),
+        ("cost", 1, "field 'cost' must be float, is 1"),
+        ("eagerness", float("inf"), "eagerness"),
+        ("budget", -2.0, "budget"),
+        ("leaving", "no", "field 'leaving' must be bool"),
+        ("round", 2, "reply of round 2, asked was round 3"),
+    ],
+)
+def test_a_reply_with_a_wrong_field_is_refused_by_name(field, value, said):
+    records = a_reply().to_records()
+    records["config"] = ConfigRecord({**dict(records["config"]), field: value})
+    with pytest.raises(ProtocolError, match=said):
+        Reply.from_message(delivered(records), round_number=3)
+
+
+@pytest.mark.parametrize("field", ["samples", "cost", "eagerness", "budget", "leaving", "round"])
+def test_a_reply_without_a_field_is_refused_by_name(field):
+    records = a_reply().to_records()
+    config = dict(records["config"])
+    del config[field]
+    records["config"] = ConfigRecord(config)
+    with pytest.raises(ProtocolError, match=f"field '{field}' must be .*, is None"):
+        Reply.from_message(delivered(records), round_number=3)
+
+
+@pytest.mark.parametrize(
+    ("key", "kind"),
+    [("arrays", "ArrayRecord"), ("config", "ConfigRecord"), ("metrics", "MetricRecord")],
+)
+def test_a_reply_without_a_record_is_refused(key, kind):
+    records = a_reply().to_records()
+    del records[key]
+    with pytest.raises(ProtocolError, match=f"no {kind} '{key}'"):
+        Reply.from_message(delivered(records), round_number=3)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), [0.5, 0.5]])
+def test_a_metric_that_is_no_finite_number_is_refused(value):
+    records = a_reply().to_records()
+    records["metrics"] = MetricRecord({"test_accuracy": value})
+    with pytest.raises(ProtocolError, match="metric 'test_accuracy' must be one finite number"):
+        Reply.from_message(delivered(records), round_number=3)
+
+
+def test_too_many_metrics_are_refused():
+    metrics = {f"m{i}": 0.0 for i in range(METRICS_MAX + 1)}
+    with pytest.raises(ProtocolError, match="65 metrics, at most 64"):
+        Reply.from_message(delivered(a_reply(metrics=metrics).to_records()), round_number=3)
+
+
+def test_a_torn_tensor_is_refused_by_name():
+    records = a_reply().to_records()
+    array = records["arrays"]["w"]
+    array.data = array.data[:-3]
+    with pytest.raises(ProtocolError, match="tensor 'w' can't be read"):
+        Reply.from_message(delivered(records), round_number=3)
+
+
+def test_an_error_reply_says_the_last_line_of_its_traceback():
+    asked = Message(RecordDict(), dst_node_id=7, message_type="train")
+    reply = Message(
+        Error(2, "Traceback (most recent call last):\nValueError: no data\n"), reply_to=asked
+    )
+    with pytest.raises(ProtocolError, match="the institution failed: ValueError: no data"):
+        Reply.from_message(reply, round_number=3)
+
+
+def test_a_request_of_another_version_is_refused_at_the_institution():
+    with pytest.raises(ProtocolError, match="role 'gift'"):
+        Request.from_records(a_request(role="gift").to_records())
+    records = a_request().to_records()
+    records["config"]["statement"] = "[1]"
+    with pytest.raises(ProtocolError, match="'statement' must be a JSON object"):
+        Request.from_records(records)
+    records["config"]["statement"] = "{"
+    with pytest.raises(ProtocolError, match="'statement' is no JSON"):
+        Request.from_records(records)
+
+
+def test_an_empty_model_travels():
+    records = a_request(arrays={}, role="none").to_records()
+    assert isinstance(records["arrays"], ArrayRecord)
+    assert Request.from_records(records).arrays == {}

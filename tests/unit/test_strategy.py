@@ -1,0 +1,347 @@
+"""The strategy over a fake Grid: whole markets in no time, with every fault that replies have."""
+
+from contextlib import suppress
+
+import numpy as np
+import pytest
+from support.fake_grid import FakeGrid, Faults
+from support.institutions import FakeInstitution, theta0
+
+from ipfl_flower import strategy as strategy_module
+from ipfl_flower.ledger import Ledger, State
+from ipfl_flower.market import Terms
+from ipfl_flower.protocol import array_record
+from ipfl_flower.settings import Settings
+from ipfl_flower.strategy import IPFL, MarketError
+
+NAMES = ["alder", "birch", "cedar", "elm"]
+
+
+@pytest.fixture
+def market(tmp_path):
+    """Run a market of institutions over a fake Grid; return the grid and the open ledger."""
+    ledgers = []
+
+    def run(institutions, *, faults=None, prepare=None, **values):
+        grid = FakeGrid(institutions, faults)
+        folder = tmp_path / str(len(ledgers))
+        settings = Settings.read(
+            {
+                "rounds": 3,
+                "quorum": 1,
+                "institutions-min": len(institutions),
+                "deadline-s": 60.0,
+                "ledger": str(folder / "ledger.db"),
+                "models-dir": str(folder / "models"),
+                "initial-model": str(folder / "theta0.npz"),
+                **values,
+            }
+        )
+        folder.mkdir()
+        ledger = Ledger.open(settings.ledger)
+        ledgers.append(ledger)
+        if prepare is not None:
+            prepare(grid, ledger)
+        IPFL(settings, ledger, grid.clock).start(grid, array_record(theta0()))
+        return grid, ledger
+
+    run.ledgers = ledgers
+    yield run
+    for ledger in ledgers:
+        ledger.close()
+
+
+def four(**of_one):
+    """Return four institutions in two groups; `of_one` changes the first."""
+    return {name: FakeInstitution(i, **(of_one if i == 0 else {})) for i, name in enumerate(NAMES)}
+
+
+@pytest.mark.parametrize("preset", ["recommended", "paper"])
+def test_a_market_trades_settles_and_delivers(market, preset):
+    institutions = four()
+    _, ledger = market(institutions, preset=preset)
+    assert [item.state for item in ledger.rounds()] == [State.DELIVERED] * 3
+    assert ledger.verify() == []
+    assert sum(item.edges for item in ledger.rounds()) > 0
+    assert sum(ledger.balances().values()) == 0
+    for number in range(3):
+        settlement = ledger.settlement(number)
+        assert (settlement.clearing.utilities > -1e-4).all()
+        for position, i in enumerate(settlement.participants):
+            bought = settlement.clearing.imports[position].any()
+            request = institutions[NAMES[i]].requests[number + 1]
+            assert (request.role == "centre") == bought
+            assert (request.coefficient > 0) == bought
+
+
+def test_the_first_message_brings_the_initial_model_and_the_last_asks_for_no_training(market):
+    institutions = four()
+    market(institutions)
+    for institution in institutions.values():
+        first, *middle, last = institution.requests
+        assert (first.role, first.round, first.train) == ("initial", 0, True)
+        assert all(np.array_equal(first.arrays[name], value) for name, value in theta0().items())
+        assert [request.train for request in middle] == [True, True]
+        assert (last.round, last.train) == (3, False)
+        assert all(request.role != "initial" for request in middle)
+
+
+def test_the_recommended_centre_is_the_weighted_mean_of_buyer_and_sellers(market):
+    institutions = four(terms=Terms(200, 0.05, 1e4))
+    sent = {}
+
+    def remember(name, institution):
+        def handler(message):
+            reply = institution(message)
+            sent[name, len(institution.requests) - 1] = dict(institution.model)
+            return reply
+
+        return handler
+
+    handlers = {name: remember(name, institution) for name, institution in institutions.items()}
+    _, ledger = market(handlers)
+    settlement = ledger.settlement(1)
+    terms = settlement.terms
+    bought = 0
+    for position, i in enumerate(settlement.participants):
+        sellers = np.flatnonzero(settlement.clearing.imports[position])
+        if not len(sellers):
+            continue
+        bought += 1
+        mixed = [position, *sellers]
+        weights = np.array([terms[j].samples for j in mixed], dtype=float)
+        request = institutions[NAMES[i]].requests[2]
+        for name, value in request.arrays.items():
+            models = [sent[NAMES[settlement.participants[j]], 1][name] for j in mixed]
+            np.testing.assert_allclose(
+                value, np.average(models, axis=0, weights=weights), rtol=1e-5
+            )
+        assert request.coefficient == 0.05 / 2
+    assert bought > 0
+
+
+def test_a_statement_tells_each_institution_what_it_paid_and_earned(market):
+    institutions = four()
+    _, ledger = market(institutions)
+    for i, name in enumerate(NAMES):
+        for number in range(3):
+            said = institutions[name].requests[number + 1].statement
+            settlement = ledger.settlement(number)
+            position = settlement.participants.index(i)
+            assert said["round"] == number
+            assert said["net"] == settlement.clearing.net[position]
+            assert sum(said["bought"].values()) - sum(said["sold"].values()) == said["net"]
+
+
+def spoil_with_nan(arrays):
+    return {**arrays, "layer.bias": np.full(4, np.nan, dtype=np.float32)}
+
+
+def spoil_shape(arrays):
+    return {**arrays, "layer.bias": np.zeros(5, dtype=np.float32)}
+
+
+def spoil_name(arrays):
+    return {"layer.weight": arrays["layer.weight"], "bias": arrays["layer.bias"]}
+
+
+def spoil_dtype(arrays):
+    return {**arrays, "layer.bias": arrays["layer.bias"].astype(np.float64)}
+
+
+@pytest.mark.parametrize("spoil", [spoil_with_nan, spoil_shape, spoil_name, spoil_dtype])
+def test_the_round_goes_on_without_a_model_that_is_no_model(market, spoil):
+    _, ledger = market(four(spoil=spoil))
+    assert ledger.verify() == []
+    for number in range(3):
+        assert ledger.settlement(number).participants == (1, 2, 3)
+    assert "bias" in ledger.state().failed[0]
+
+
+def test_an_institution_that_fails_is_named_and_does_not_stop_the_others(market):
+    institutions = four()
+
+    def broken(message):
+        raise RuntimeError("the data has moved")
+
+    _, ledger = market({**institutions, "alder": broken})
+    assert ledger.state().failed[0] == "the institution failed: RuntimeError('the data has moved')"
+    assert ledger.settlement(2).participants == (1, 2, 3)
+
+
+def test_an_institution_that_never_answers_costs_the_round_its_deadline(market):
+    grid, ledger = market(four(), faults=None, prepare=lambda grid, _: silence(grid, "alder"))
+    assert ledger.settlement(2).participants == (1, 2, 3)
+    # Three rounds and the last delivery, a minute each.
+    assert 240 <= grid.now < 250
+
+
+def silence(grid, name):
+    """Let a node take messages and answer none."""
+    node = next(node.node_id for node in grid.nodes.values() if node.name == name)
+    answer = grid._answer
+    grid._answer = lambda message: None if message.metadata.dst_node_id == node else answer(message)
+
+
+def test_below_the_quorum_the_market_stops_and_says_who_is_missing(market):
+    def prepare(grid, ledger):
+        silence(grid, "alder")
+        silence(grid, "elm")
+
+    institutions = four()
+    institutions["birch"].spoil = spoil_with_nan
+    with pytest.raises(MarketError) as stopped:
+        market(institutions, prepare=prepare, quorum=2)
+    said = str(stopped.value)
+    assert "1 of 4 institutions" in said
+    assert "the quorum is 2" in said
+    assert "birch" in said
+    assert "no answer within the deadline: alder, elm" in said
+
+
+def test_too_few_institutions_is_said_with_who_is_there(market):
+    with pytest.raises(MarketError, match=r"4 of 6 institutions came within 120 s \(alder, birch"):
+        market(four(), **{"institutions-min": 6})
+
+
+def test_an_institution_may_leave_and_come_back(market):
+    institutions = four(leaves_in_round=1)
+    calls = {"birch": 0}
+
+    def prepare(grid, _):
+        birch = institutions["birch"]
+
+        def handler(message):
+            calls["birch"] += 1
+            if calls["birch"] == 3:  # in round 2 the leaver starts its node anew
+                grid.restart("alder")
+            return birch(message)
+
+        grid.handlers[1001] = handler
+
+    _, ledger = market(institutions, prepare=prepare, rounds=4)
+    assert [item.participants for item in ledger.rounds()] == [4, 4, 3, 4]
+    assert not ledger.settlement(1).active[0]
+    assert not ledger.settlement(1).clearing.imports[:, 0].any()
+    assert ledger.verify() == []
+
+
+def test_a_newcomer_starts_from_the_initial_model(market):
+    institutions = four()
+
+    def prepare(grid, _):
+        late = grid.nodes.pop(1003)
+        elm = institutions["birch"]
+
+        def handler(message):
+            reply = elm(message)
+            if len(elm.requests) == 2:
+                grid.nodes[1003] = late
+            return reply
+
+        grid.handlers[1001] = handler
+
+    _, ledger = market(institutions, prepare=prepare, **{"institutions-min": 3})
+    assert [item.participants for item in ledger.rounds()] == [3, 3, 4]
+    assert [request.round for request in institutions["elm"].requests] == [2, 3]
+    assert institutions["elm"].requests[0].role == "initial"
+
+
+def test_a_node_that_restarts_within_a_round_is_asked_again(market):
+    institutions = four()
+
+    def prepare(grid, _):
+        alder = institutions["alder"]
+        answer = grid._answer
+
+        def lose_once(message):
+            lost = message.metadata.dst_node_id == 1000 and not alder.requests and grid.now == 0
+            if not lost:
+                answer(message)
+
+        grid._answer = lose_once
+        sleep = grid.clock.sleep
+
+        def restart_while_waiting(seconds):
+            sleep(seconds)
+            if grid.now < 5 <= grid.now + seconds:
+                grid.restart("alder")
+
+        object.__setattr__(grid.clock, "sleep", restart_while_waiting)
+
+    grid, ledger = market(institutions, prepare=prepare)
+    assert ledger.settlement(0).participants == (0, 1, 2, 3)
+    assert grid.now < 60
+    assert [event.text for event in ledger.events() if event.kind == "resent"] == [
+        "round 0: alder restarted"
+    ]
+
+
+def test_a_stolen_name_is_not_admitted(market):
+    def prepare(grid, _):
+        grid.nodes[1003].name = "alder"
+
+    with pytest.raises(MarketError, match="3 of 4"):
+        market(four(), prepare=prepare)
+
+
+def test_more_samples_than_the_contract_allows_are_refused(market):
+    _, ledger = market(four(terms=Terms(5000, 0.05, 1e4)), **{"samples-max": 1000})
+    assert ledger.settlement(0).participants == (1, 2, 3)
+    assert "5000" in ledger.state().failed[0]
+
+
+def test_a_violated_invariant_stops_the_settlement_not_the_market(market, monkeypatch):
+    real = strategy_module.settle
+
+    def break_round_one(number, reports, gram, settings):
+        if number == 1:
+            raise strategy_module.InvariantError("invariant violated: made up")
+        return real(number, reports, gram, settings)
+
+    monkeypatch.setattr(strategy_module, "settle", break_round_one)
+    institutions = four()
+    _, ledger = market(institutions)
+    assert [item.state for item in ledger.rounds()] == [
+        State.DELIVERED,
+        State.ABANDONED,
+        State.DELIVERED,
+    ]
+    assert ledger.verify() == []
+    assert all(item.requests[2].role == "none" for item in institutions.values())
+
+
+def test_a_ledger_that_holds_a_market_is_not_played_on(market, tmp_path):
+    market(four())
+    with pytest.raises(MarketError, match="name a new ledger file"):
+        market(four(), ledger=str(tmp_path / "0" / "ledger.db"))
+
+
+def test_nothing_of_a_round_stays_on_disk_once_it_is_delivered(market, tmp_path):
+    market(four())
+    assert list((tmp_path / "0" / "models").iterdir()) == []
+
+
+@pytest.mark.parametrize("block", range(10))
+def test_whatever_happens_to_replies_the_ledger_holds(market, block):
+    """Ten markets a block; the seed is in the assertion's message."""
+    for seed in range(10 * block, 10 * block + 10):
+        faults = Faults(seed=seed, delay=0.5, drop=0.1, duplicate=0.2, corrupt=0.2)
+        with suppress(MarketError):  # below the quorum: the ledger must say so and hold, too
+            market(four(), faults=faults, **{"deadline-s": 20.0})
+        ledger = market.ledgers[-1]
+        assert ledger.verify() == [], f"seed {seed}"
+        assert sum(ledger.balances().values()) == 0, f"seed {seed}"
+        *earlier, last = [item.state for item in ledger.rounds()]
+        assert earlier == [State.DELIVERED] * len(earlier), f"seed {seed}"
+        assert last is State.ABANDONED or (last is State.DELIVERED and len(earlier) == 2), (
+            f"seed {seed}"
+        )
+
+
+def test_the_order_of_arrival_changes_nothing_in_the_chain(market):
+    heads = set()
+    for seed in range(5):
+        _, ledger = market(four(), faults=Faults(seed=seed, delay=1.0, duplicate=0.5))
+        heads.add(ledger.head())
+    assert len(heads) == 1
