@@ -1,0 +1,200 @@
+"""``ipfl demo``: a whole market on one machine, over real processes, on real data."""
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ipfl_flower.cli.bundle import stage_app
+from ipfl_flower.cli.fleet import Fleet, Node, environment
+from ipfl_flower.cli.folder import demo_folder
+from ipfl_flower.cli.live import watch
+from ipfl_flower.cli.processes import ProcessGroup
+from ipfl_flower.cli.result import Baselines, build_result, print_result
+from ipfl_flower.ledger import Ledger
+from ipfl_flower.settings import Settings
+
+NAMES = ("alder", "birch", "cedar", "elm", "fir", "hazel", "larch", "maple", "oak", "pine")
+# Small institutions gain the most from a market, big ones sell the most.
+SAMPLES = (30, 60, 40, 80, 50, 70)
+EAGERNESS_PER_SAMPLE = 100.0  # V = 10 credits at the mean size (mechanism.md §1)
+COST = 0.05
+# λ fits the data, not the mechanism: at its own 1 the paper's market buys across groups here.
+DISTANCE_WEIGHT = {"paper": 2.0}
+COMMAND_DEADLINE_S = 300.0
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """What can be chosen about a demo.
+
+    Attributes
+    ----------
+    preset : str
+        Of `Settings`.
+    rounds, institutions, groups : int
+        Institution i is in hidden group i modulo `groups`, which has its own names for the classes.
+    seed : int
+        Of the data's split and of θ⁰.
+    fleet_port : int or None
+        Where the SuperLink's gRPC fleet API listens; None: a free port.
+    deadline_s : float
+        Of a round.
+    """
+
+    preset: str = "recommended"
+    rounds: int = 6
+    institutions: int = 6
+    groups: int = 2
+    seed: int = 1
+    fleet_port: int | None = None
+    deadline_s: float = 120.0
+
+    def names(self) -> list[str]:
+        """Return the institutions' names."""
+        return [
+            NAMES[i] if i < len(NAMES) else f"institution-{i + 1}" for i in range(self.institutions)
+        ]
+
+    def group(self, institution: int) -> int:
+        """Return the hidden group of an institution."""
+        return institution % self.groups
+
+
+def run_demo(options: DemoOptions, path: Path, json_file: Path | None, console: Console) -> None:
+    """Run a market from nothing to its result table.
+
+    Parameters
+    ----------
+    options : DemoOptions
+    path : Path
+        The demo's folder: keys, logs, ledger, the institutions' own folders.
+    json_file : Path, optional
+        Where the result goes as JSON too.
+    console : Console
+
+    Raises
+    ------
+    LaunchError
+        If the market could not be run to its end; everything that was started has been ended.
+    SettingsError
+        If an option is out of its range.
+    """
+    with demo_folder(path) as folder:
+        settings = _market_settings(options, folder)
+        Settings.read(settings)
+        with ProcessGroup(folder / "logs", environment(folder / "flower")) as group:
+            baselines, transport = _run_market(options, folder, settings, group, console)
+        with Ledger.open(folder / "ledger.db", create=False) as ledger:
+            result = build_result(
+                ledger,
+                preset=options.preset,
+                groups={name: options.group(i) for i, name in enumerate(options.names())},
+                baselines=baselines,
+                transport=transport,
+            )
+        print_result(result, console)
+        console.print(f"look at it with: ipfl ledger show {folder / 'ledger.db'}", soft_wrap=True)
+        if json_file is not None:
+            json_file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+def _run_market(
+    options: DemoOptions,
+    folder: Path,
+    settings: Mapping[str, Any],
+    group: ProcessGroup,
+    console: Console,
+) -> tuple[Baselines, str]:
+    """Run the fleet and the market, then the baselines; return these and the transport."""
+    started = time.monotonic()
+    files = _write_institutions(options, folder)
+    fleet = Fleet(folder, group, fleet_port=options.fleet_port)
+    _trainer_module(
+        group, "initial", "--task", "digits", "--seed", options.seed, "--out", _theta0(folder)
+    )
+    with console.status("starting the SuperLink"):
+        fleet.start_superlink()
+    with console.status(f"registering and starting {options.institutions} SuperNodes"):
+        nodes = [Node(name, files[name]) for name in options.names()]
+        with ThreadPoolExecutor(max_workers=2) as pool:
+            list(pool.map(fleet.start_node, nodes))
+    market_file = folder / "market.toml"
+    market_file.write_text(_toml(settings), encoding="utf-8")
+    with console.status("submitting the market"):
+        run = fleet.submit(stage_app(folder / "app"), market_file)
+    console.print(
+        f"{options.institutions} institutions, {fleet.transport}, "
+        f"Flower run {run} ({time.monotonic() - started:.0f} s to start)",
+        soft_wrap=True,
+    )
+    watch(folder / "ledger.db", group, fleet, run, rounds=options.rounds, console=console)
+    with console.status("the same steps alone, and with FedAvg"):
+        printed = _trainer_module(
+            group,
+            "baselines",
+            *[part for file in files.values() for part in ("--institution", file)],
+            *("--rounds", options.rounds, "--initial", _theta0(folder)),
+        )
+    return json.loads(printed), fleet.transport
+
+
+def _market_settings(options: DemoOptions, folder: Path) -> dict[str, Any]:
+    return {
+        "preset": options.preset,
+        "rounds": options.rounds,
+        "distance-weight": DISTANCE_WEIGHT.get(options.preset, ""),
+        "deadline-s": options.deadline_s,
+        "institutions-min": options.institutions,
+        "quorum": min(2, options.institutions),
+        "ledger": str(folder / "ledger.db"),
+        "models-dir": str(folder / "models"),
+        "initial-model": str(_theta0(folder)),
+    }
+
+
+def _write_institutions(options: DemoOptions, folder: Path) -> dict[str, Path]:
+    """Write each institution's folder with its institution.toml; return the files by name."""
+    files = {}
+    mean = sum(_samples(i) for i in range(options.institutions)) / options.institutions
+    for i, name in enumerate(options.names()):
+        file = folder / "institutions" / name / "institution.toml"
+        file.parent.mkdir(mode=0o700, parents=True)
+        file.write_text(
+            f'name = "{name}"\nstate_dir = "state"\ndevice = "cpu"\n\n'
+            f"[terms]\ncost = {COST}\neagerness = {EAGERNESS_PER_SAMPLE * mean}\n\n"
+            "[training]\niterations = 60\nbatch_size = 16\nlearning_rate = 0.2\n\n"
+            '[task]\nname = "digits"\nsplit = "clusters"\n'
+            f"institution = {i}\ninstitutions = {options.institutions}\n"
+            f"groups = {options.groups}\nsamples = {_samples(i)}\nvalidation = 60\n"
+            f"seed = {options.seed}\n",
+            encoding="utf-8",
+        )
+        files[name] = file
+    return files
+
+
+def _samples(institution: int) -> int:
+    return SAMPLES[institution % len(SAMPLES)]
+
+
+def _theta0(folder: Path) -> Path:
+    return folder / "theta0.npz"
+
+
+def _trainer_module(group: ProcessGroup, name: str, *arguments: object) -> str:
+    """Run a module of the trainer as a process of its own: it loads torch, we don't."""
+    module = f"ipfl_flower.trainer.{name}"
+    command = [sys.executable, "-m", module, *[str(argument) for argument in arguments]]
+    return group.run(name, command, timeout_s=COMMAND_DEADLINE_S)
+
+
+def _toml(table: Mapping[str, Any]) -> str:
+    """Write a flat table: JSON's strings, numbers and booleans are TOML's, too."""
+    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items())

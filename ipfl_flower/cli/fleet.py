@@ -1,0 +1,178 @@
+"""A whole Flower fleet on one machine: SuperLink, executor and SuperNodes as real processes."""
+
+import json
+import os
+import secrets
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+
+from ipfl_flower.cli.certs import make_node_key, make_server_certificates, write_private
+from ipfl_flower.cli.processes import (
+    LaunchError,
+    ProcessGroup,
+    free_ports,
+    require_free,
+    wait_for_port,
+)
+
+SCRIPTS = Path(sysconfig.get_path("scripts"))
+CONNECTION = "market"
+FLEET_API = "grpc-rere"  # gRPC, request and response
+START_DEADLINE_S = 60.0
+COMMAND_DEADLINE_S = 60.0
+
+
+@dataclass(frozen=True)
+class Node:
+    """One institution's SuperNode: its name and its institution file."""
+
+    name: str
+    institution_file: Path
+
+
+def environment(home: Path) -> dict[str, str]:
+    """Return the environment of Flower's processes: no network but ours, one thread each.
+
+    Parameters
+    ----------
+    home : Path
+        ``FLWR_HOME``: connections and unpacked apps; nothing of the user's own is touched.
+    """
+    return {
+        **os.environ,
+        # Flower starts its apps by name.
+        "PATH": f"{SCRIPTS}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+        "FLWR_HOME": str(home),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+class Fleet:
+    """Starts a SuperLink (gRPC fleet, TLS, node authentication) and its SuperNodes on loopback.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds certificates, keys, logs and Flower's own state; absolute.
+    group : ProcessGroup
+        Owns the processes; made with the environment that `environment` returns.
+    fleet_port : int, optional
+        Where the SuperLink's gRPC fleet API listens; a free one by default.
+    """
+
+    def __init__(self, folder: Path, group: ProcessGroup, *, fleet_port: int | None = None) -> None:
+        self._folder = folder
+        self._group = group
+        ports = free_ports(2)
+        self.transport = f"{FLEET_API} over TLS, authenticated nodes"
+        self.fleet_port = fleet_port or ports[0]
+        if fleet_port is not None:
+            require_free(fleet_port, "--fleet-port")
+        self._control_port = ports[1]
+        self._certificates = make_server_certificates(
+            folder / "certificates", ["127.0.0.1", "localhost"]
+        )
+
+    def start_superlink(self) -> None:
+        """Start the SuperLink and the executor of the server app, and wait until it listens."""
+        secret = self._folder / "certificates" / "superexec.secret"
+        write_private(secret, secrets.token_hex(32).encode())
+        files = self._certificates
+        self._group.start(
+            "superlink",
+            [
+                *(SCRIPTS / "flower-superlink", "--isolation", "process"),
+                *("--fleet-api-type", FLEET_API),
+                *("--fleet-api-address", f"127.0.0.1:{self.fleet_port}"),
+                *("--host", "127.0.0.1", "--port", str(self._control_port)),
+                *("--ssl-ca-certfile", files.ca, "--ssl-certfile", files.certificate),
+                *("--ssl-keyfile", files.key, "--enable-supernode-auth"),
+                *("--superexec-auth-secret-file", secret),
+                *("--database", self._folder / "superlink.db"),
+                "--disable-runtime-dependency-installation",
+            ],
+        )
+        for port in (self.fleet_port, self._control_port):
+            wait_for_port(port, self._group, "superlink", deadline_s=START_DEADLINE_S)
+        self._group.start(
+            "superexec",
+            [
+                *(SCRIPTS / "flower-superexec", "--root-certificates", files.ca),
+                *("--runtime-api-address", f"127.0.0.1:{self._control_port}"),
+                *("--superexec-auth-secret-file", secret),
+            ],
+        )
+        self._write_connection()
+
+    def start_node(self, node: Node) -> None:
+        """Make a key for `node`, register it with the SuperLink and start its SuperNode."""
+        key = self._folder / "keys" / node.name
+        public = make_node_key(key)
+        self._flwr(
+            f"register-{node.name}",
+            "supernode",
+            "register",
+            "--name",
+            node.name,
+            public,
+            CONNECTION,
+        )
+        (port,) = free_ports(1)
+        self._group.start(
+            f"supernode-{node.name}",
+            [
+                *(SCRIPTS / "flower-supernode", "--superlink", f"127.0.0.1:{self.fleet_port}"),
+                *("--root-certificates", self._certificates.ca),
+                *("--auth-supernode-private-key", key),
+                *("--host", "127.0.0.1", "--port", str(port)),
+                *("--node-config", f"institution={json.dumps(str(node.institution_file))}"),
+            ],
+        )
+
+    def submit(self, app: Path, config: Path) -> int:
+        """Submit the market's app and return Flower's run id.
+
+        Parameters
+        ----------
+        app : Path
+            A folder with the app's ``pyproject.toml`` and packages (see `cli.bundle`).
+        config : Path
+            A TOML file of run settings.
+        """
+        printed = self._flwr(
+            "submit", "run", app, CONNECTION, "--run-config", config, "--format", "json"
+        )
+        try:
+            return int(json.loads(printed)["run-id"])
+        except (ValueError, KeyError) as error:
+            raise LaunchError(f"flwr run answered without a run id: {printed[-300:]}") from error
+
+    def run_status(self, run: int) -> str:
+        """Return Flower's status of a run, such as ``running`` or ``finished:failed``."""
+        printed = self._flwr("list", "list", CONNECTION, "--run-id", str(run), "--format", "json")
+        try:
+            return str(json.loads(printed)["runs"][0]["status"])
+        except (ValueError, KeyError, IndexError) as error:
+            raise LaunchError(f"flwr list answered without a status: {printed[-300:]}") from error
+
+    def run_log(self, run: int) -> str:
+        """Return the last lines that the server app of a run printed."""
+        printed = self._flwr("log", "log", str(run), CONNECTION, "--show")
+        return " | ".join(printed.split("\n")[-8:])
+
+    def _flwr(self, name: str, *arguments: str | Path) -> str:
+        return self._group.run(name, [SCRIPTS / "flwr", *arguments], timeout_s=COMMAND_DEADLINE_S)
+
+    def _write_connection(self) -> None:
+        home = self._folder / "flower"
+        home.mkdir(mode=0o700, exist_ok=True)
+        (home / "config.toml").write_text(
+            f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\n'
+            f'address = "127.0.0.1:{self._control_port}"\n'
+            f"root-certificates = {json.dumps(str(self._certificates.ca))}\n"
+        )

@@ -1,0 +1,119 @@
+"""``ipfl ledger``: look at a ledger, check it, print an account's statement."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ipfl_flower.cli.money import credits_text
+from ipfl_flower.ledger import Ledger
+
+ledger_app = typer.Typer(no_args_is_help=True, help="Look at a market's ledger and check it.")
+
+LedgerFile = Annotated[str, typer.Argument(help="The ledger: a file or a database URL.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON; money in micro-credits.")]
+
+
+@ledger_app.command()
+def show(ledger: LedgerFile, json_: AsJson = False) -> None:
+    """Show every round and the balance of every account."""
+    with Ledger.open(ledger, create=False) as book:
+        summaries, balances = book.rounds(), book.balances()
+    if json_:
+        _print_json(
+            {
+                "rounds": [
+                    {
+                        "number": item.number,
+                        "state": str(item.state),
+                        "participants": item.participants,
+                        "edges": item.edges,
+                        "volume": item.volume_micro,
+                        "welfare": item.welfare,
+                        "head": item.head,
+                    }
+                    for item in summaries
+                ],
+                "balances": balances,
+            }
+        )
+        return
+    rounds = Table("round", "state", "institutions", "purchases", "credits", "welfare", "head")
+    for item in summaries:
+        rounds.add_row(
+            str(item.number),
+            str(item.state),
+            str(item.participants),
+            str(item.edges),
+            credits_text(item.volume_micro),
+            f"{item.welfare:.3f}",
+            (item.head or "")[:12],
+        )
+    accounts = Table("institution", "balance")
+    for name, balance in balances.items():
+        accounts.add_row(name, credits_text(balance))
+    console = Console()
+    console.print(rounds, accounts)
+
+
+@ledger_app.command()
+def statement(
+    ledger: LedgerFile,
+    name: Annotated[str, typer.Argument(help="The institution.")],
+    json_: AsJson = False,
+) -> None:
+    """Print the statement of one institution's account."""
+    with Ledger.open(ledger, create=False) as book:
+        account = book.statement(name)
+    if json_:
+        lines = [
+            {
+                "round": line.round,
+                "counterparty": line.counterparty,
+                "direction": line.direction,
+                "amount": line.amount_micro,
+                "balance": line.balance_micro,
+            }
+            for line in account.lines
+        ]
+        _print_json(
+            {
+                "name": account.name,
+                "lines": lines,
+                "paid": account.paid,
+                "earned": account.earned,
+                "net": account.net,
+            }
+        )
+        return
+    table = Table("round", "counterparty", "paid", "earned", "balance", title=account.name)
+    for line in account.lines:
+        amount = credits_text(line.amount_micro)
+        paid, earned = (amount, "") if line.direction == "paid" else ("", amount)
+        table.add_row(
+            str(line.round), line.counterparty, paid, earned, credits_text(line.balance_micro)
+        )
+    table.add_section()
+    table.add_row("all", "", credits_text(account.paid), credits_text(account.earned), "")
+    Console().print(table)
+
+
+@ledger_app.command()
+def verify(ledger: LedgerFile) -> None:
+    """Check the whole ledger: chain, sums, and every round cleared again from its inputs."""
+    with Ledger.open(ledger, create=False) as book:
+        problems = book.verify()
+        head, rounds = book.head(), len(book.rounds())
+    for problem in problems:
+        typer.echo(str(problem), err=True)
+    if problems:
+        typer.echo(f"{Path(ledger).name}: {len(problems)} problems found", err=True)
+        raise typer.Exit(1)
+    typer.echo(f"verified: {rounds} rounds, head {head}")
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2))

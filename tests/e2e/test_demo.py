@@ -1,0 +1,191 @@
+"""A whole market over real processes: gRPC fleet, TLS, node authentication, real data."""
+
+import json
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sysconfig
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+IPFL = Path(sysconfig.get_path("scripts")) / "ipfl"
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
+
+
+def ours(folder):
+    """Return the processes that were started for the demo in `folder` (zombies are ended)."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.status() != psutil.STATUS_ZOMBIE and any(
+                str(folder) in part for part in [*process.cmdline(), *process.environ().values()]
+            ):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory):
+    """Run a demo with 6 institutions to its end; return its folder, result and output."""
+    folder = tmp_path_factory.mktemp("market")
+    done = subprocess.run(
+        [IPFL, "demo", "--rounds", "4", "--dir", folder / "demo", "--json", folder / "out.json"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "demo", json.loads((folder / "out.json").read_text()), done.stdout
+
+
+def mean(result, key):
+    return sum(row[key] for row in result["institutions"]) / len(result["institutions"])
+
+
+def test_the_market_beats_training_alone_and_fedavg(outcome):
+    _, result, _ = outcome
+    assert mean(result, "accuracy") > mean(result, "local_accuracy")
+    assert mean(result, "accuracy") > mean(result, "fedavg_accuracy")
+
+
+def test_nobody_loses_and_money_only_moves(outcome):
+    _, result, _ = outcome
+    rows = result["institutions"]
+    assert all(row["utility"] >= 0 for row in rows)
+    assert sum(row["net"] for row in rows) == 0
+    assert sum(row["paid"] for row in rows) == sum(row["earned"] for row in rows) > 0
+    assert all(row["net"] == row["paid"] - row["earned"] for row in rows)
+    assert all(type(row["paid"]) is int for row in rows)
+
+
+def test_purchases_stay_inside_the_hidden_groups(outcome):
+    _, result, _ = outcome
+    group = {row["name"]: row["group"] for row in result["institutions"]}
+    bought = [
+        (row["name"], seller) for row in result["institutions"] for seller in row["bought_from"]
+    ]
+    assert bought
+    assert all(group[buyer] == group[seller] for buyer, seller in bought)
+
+
+def test_every_round_is_settled_delivered_and_verified(outcome):
+    folder, result, printed = outcome
+    assert [item["state"] for item in result["rounds"]] == ["DELIVERED"] * 4
+    assert [item["participants"] for item in result["rounds"]] == [6] * 4
+    assert result["ledger"]["verified"] is True
+    assert "grpc" in result["transport"]
+    assert result["ledger"]["head"] in printed.replace("\n", "")
+    verify = subprocess.run(
+        [IPFL, "ledger", "verify", folder / "ledger.db"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert verify.returncode == 0, verify.stderr
+    assert result["ledger"]["head"] in verify.stdout
+
+
+def test_the_ledger_commands_agree_with_the_result(outcome):
+    folder, result, _ = outcome
+    shown = json.loads(
+        subprocess.check_output([IPFL, "ledger", "show", folder / "ledger.db", "--json"])
+    )
+    assert shown["balances"] == {row["name"]: -row["net"] for row in result["institutions"]}
+    name = result["institutions"][0]["name"]
+    statement = json.loads(
+        subprocess.check_output([IPFL, "ledger", "statement", folder / "ledger.db", name, "--json"])
+    )
+    for key in ("paid", "earned", "net"):
+        assert statement[key] == result["institutions"][0][key]
+
+
+def test_a_changed_amount_is_found(outcome, tmp_path):
+    folder, _, _ = outcome
+    for file in folder.glob("ledger.db*"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    connection = sqlite3.connect(tmp_path / "ledger.db")
+    for (name,) in connection.execute(
+        "SELECT name FROM sqlite_master WHERE type = 'trigger'"
+    ).fetchall():
+        connection.execute(f"DROP TRIGGER {name}")
+    connection.execute("UPDATE entries SET amount_micro = amount_micro + 1 WHERE id = 1")
+    connection.commit()
+    connection.close()
+    verify = subprocess.run(
+        [IPFL, "ledger", "verify", tmp_path / "ledger.db"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert verify.returncode == 1
+    assert "round 0" in verify.stderr
+
+
+def test_nothing_is_left_running(outcome):
+    folder, _, _ = outcome
+    assert ours(folder) == []
+
+
+def test_the_institutions_keep_their_models_and_the_server_keeps_none(outcome):
+    folder, result, _ = outcome
+    for row in result["institutions"]:
+        state = folder / "institutions" / row["name"] / "state"
+        assert list(state.glob("*.npz"))
+    assert list((folder / "models").iterdir()) == []
+
+
+def test_ctrl_c_ends_every_process(tmp_path):
+    with (tmp_path / "out").open("w") as out:
+        demo = subprocess.Popen(
+            [IPFL, "demo", "--institutions", "2", "--groups", "1", "--dir", tmp_path / "demo"],
+            stdout=out,
+            stderr=subprocess.STDOUT,
+        )
+        log = tmp_path / "demo" / "logs" / "superlink.log"
+        end = time.monotonic() + 120
+        while not (log.exists() and len(ours(tmp_path)) > 2):
+            assert demo.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.2)
+        demo.send_signal(signal.SIGINT)
+        assert demo.wait(60) == 130
+    assert ours(tmp_path) == []
+    assert "everything that was started has been ended" in (tmp_path / "out").read_text()
+
+
+def test_a_port_in_use_is_one_line_and_nothing_stays(tmp_path):
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.listen()
+        port = str(sock.getsockname()[1])
+        done = subprocess.run(
+            [IPFL, "demo", "--dir", tmp_path / "demo", "--fleet-port", port],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "COLUMNS": "200"},
+        )
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert f"port {port} is in use" in done.stderr
+    assert ours(tmp_path) == []
+
+
+def test_a_wrong_preset_is_one_line(tmp_path):
+    done = subprocess.run(
+        [IPFL, "demo", "--preset", "best", "--dir", tmp_path / "demo"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr == ("ipfl: setting preset is 'best': choose one of paper, recommended\n")

@@ -1,0 +1,109 @@
+import os
+import socket
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+from ipfl_flower.cli.processes import (
+    LaunchError,
+    ProcessGroup,
+    free_ports,
+    require_free,
+    wait_for_port,
+)
+
+LISTEN = """
+import socket, sys, time
+sock = socket.socket(); sock.bind(("127.0.0.1", int(sys.argv[1]))); sock.listen()
+sock.accept(); time.sleep(60)
+"""
+# A child that ignores SIGTERM and has a child of its own; says both process ids.
+STUBBORN = """
+import os, signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+print(os.getpid(), child.pid, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def group(tmp_path):
+    with ProcessGroup(tmp_path / "logs", os.environ) as group:
+        yield group
+
+
+def test_everything_that_was_started_is_ended_even_what_it_started_itself(tmp_path, monkeypatch):
+    monkeypatch.setattr("ipfl_flower.cli.processes.END_GRACE_S", 0.2)
+    (port,) = free_ports(1)
+    with ProcessGroup(tmp_path, os.environ) as group:
+        group.start("stubborn", [sys.executable, "-c", STUBBORN])
+        group.start("listener", [sys.executable, "-c", LISTEN, str(port)])
+        wait_for_port(port, group, "listener", deadline_s=30)
+        while not (said := group.log("stubborn").read_text().split()):
+            group.check()
+    parent, child = (int(pid) for pid in said)
+    assert not psutil.pid_exists(parent)
+    # The grandchild is an orphan: init reaps it, or it is a zombie until then.
+    if psutil.pid_exists(child):
+        assert psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_child_that_ends_by_itself_is_named_with_its_last_words(group):
+    (port,) = free_ports(1)
+    group.start("node", [sys.executable, "-c", "import sys; sys.exit('no data here')"])
+    with pytest.raises(LaunchError, match=r"node ended \(exit 1\).*no data here"):
+        wait_for_port(port, group, "node", deadline_s=30)
+
+
+def test_a_program_that_is_not_there_is_named(group):
+    with pytest.raises(LaunchError, match=r"link can't be started: .*no-such-program"):
+        group.start("link", ["no-such-program"])
+
+
+def test_nobody_listening_is_said_at_the_deadline(group):
+    (port,) = free_ports(1)
+    with pytest.raises(LaunchError, match=rf"link did not listen on port {port} within 0\.2 s"):
+        wait_for_port(port, group, "link", deadline_s=0.2)
+
+
+def test_a_command_that_fails_says_why(group):
+    assert group.run("echo", [sys.executable, "-c", "print('hello')"], timeout_s=30) == "hello\n"
+    with pytest.raises(LaunchError, match=r"sub failed \(exit 3\): it broke"):
+        group.run(
+            "sub",
+            [sys.executable, "-c", "import sys; sys.stderr.write('it broke'); sys.exit(3)"],
+            timeout_s=30,
+        )
+    with pytest.raises(LaunchError, match=r"slow did not end within 0\.1 s"):
+        group.run("slow", [sys.executable, "-c", "import time; time.sleep(60)"], timeout_s=0.1)
+
+
+def test_free_ports_are_different_and_free():
+    ports = free_ports(5)
+    assert len(set(ports)) == 5
+    for port in ports:
+        require_free(port, "--port")
+
+
+def test_a_port_in_use_is_named_with_the_option():
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.listen()
+        port = sock.getsockname()[1]
+        with pytest.raises(LaunchError, match=rf"port {port} is in use .*--fleet-port"):
+            require_free(port, "--fleet-port")
+
+
+def test_a_polite_kill_of_the_command_is_a_keyboard_interrupt():
+    code = (
+        "import os, signal\n"
+        "import ipfl_flower.cli.main as main\n"
+        "main.cli = lambda: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "main.app()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 130
+    assert "everything that was started has been ended" in done.stderr
