@@ -51,14 +51,30 @@ class FakeGrid(Grid):
         self.pushes = 0
         self.faults_made = 0
         self._ready: list[tuple[float, Message]] = []
+        self._plans: list[tuple[float, Callable[[], None]]] = []
 
     def _sleep(self, seconds: float) -> None:
         self.now += seconds
+        due = [plan for plan in self._plans if plan[0] <= self.now]
+        for plan in due:
+            self._plans.remove(plan)
+            plan[1]()
 
-    def restart(self, name: str) -> None:
-        """Let a node connect anew, as after a crash: what it had not answered is lost."""
-        node = next(node for node in self.nodes.values() if node.name == name)
-        node.last_activated_at = f"{self.now}"
+    def node(self, name: str) -> NodeInfo:
+        return next(node for node in self.nodes.values() if node.name == name)
+
+    def go_offline(self, name: str) -> None:
+        """Let a node vanish: pulling its reply, given or not, says that it is unavailable."""
+        self.node(name).status = "offline"
+
+    def come_back(self, name: str) -> None:
+        """Let a node connect anew: messages that it had not answered are lost."""
+        node = self.node(name)
+        node.status, node.last_activated_at = "online", f"activated at {self.now}"
+
+    def at(self, when: float, what: Callable[[], None]) -> None:
+        """Do `what` when the clock reaches `when`."""
+        self._plans.append((when, what))
 
     def get_nodes(self) -> Iterable[NodeInfo]:
         return list(self.nodes.values())
@@ -69,20 +85,25 @@ class FakeGrid(Grid):
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         ids = []
         for message in messages:
+            if message.metadata.dst_node_id not in self.nodes:
+                ids.append("")  # as the SuperLink does for a node that is not registered
+                continue
             self.pushes += 1
             # A resent message is a new one even where its content is the same.
             message.metadata.__dict__["_message_id"] = f"m{self.pushes}"
             message.metadata.__dict__["_src_node_id"] = 1
             self.sent.append(message)
             ids.append(message.metadata.message_id)
-            self._answer(message)
+            if self.nodes[message.metadata.dst_node_id].status == "online":
+                self._answer(message)
         return ids
 
     def _answer(self, message: Message) -> None:
         try:
             reply = self.handlers[message.metadata.dst_node_id](message)
         except Exception as error:  # noqa: BLE001 - as Flower does: any error becomes a reply
-            reply = Message(Error(code=2, reason=f"Traceback\n{error!r}"), reply_to=message)
+            reason = f"{type(error)}:<'{error}'>"
+            reply = Message(Error(code=2, reason=reason), reply_to=message)
         chance = self.random.random
         if chance() < self.faults.corrupt:
             self.faults_made += 1
@@ -97,6 +118,14 @@ class FakeGrid(Grid):
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         wanted = set(message_ids)
+        unavailable = [
+            Message(Error(code=5, reason="Node unavailable"), reply_to=message)
+            for message in self.sent
+            if message.metadata.message_id in wanted
+            and self.nodes[message.metadata.dst_node_id].status != "online"
+        ]
+        if unavailable:
+            return unavailable
         ready = [
             (at, reply)
             for at, reply in self._ready

@@ -36,6 +36,8 @@ class ReferenceMarket:
         return self.terms[i].samples + sum(self.volumes[i, j] for j in chosen)
 
     def gain(self, i, chosen):
+        if not chosen:
+            return 0.0  # also of who has no samples
         return self.phi(i, self.volume(i, chosen)) - self.phi(i, self.terms[i].samples)
 
     def welfare(self, i, chosen):
