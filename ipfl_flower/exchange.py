@@ -12,12 +12,10 @@ from dataclasses import dataclass, field
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-# How often the list of nodes is read to see whether one of them restarted.
+# How often the list of nodes is read, to see who went and who came back.
 NODES_EVERY_S = 2.0
-
-
-class ExchangeError(RuntimeError):
-    """A message could not be handed to Flower."""
+# Flower's error code for "the node is offline", in a reply that the SuperLink itself makes.
+NODE_UNAVAILABLE = 5
 
 
 @dataclass(frozen=True)
@@ -29,84 +27,116 @@ class Clock:
 
 
 @dataclass
+class _Waiting:
+    """A node that has not answered: its messages, when it connected, since when it is away."""
+
+    activated: str
+    message_ids: list[str] = field(default_factory=list)
+    away_since: float | None = None
+
+
+@dataclass
 class Exchange:
     """The messages of one leg of a round.
+
+    A node that goes offline has not failed: what it had answered is still with Flower, and what it
+    had not, it is asked again when it is back.
 
     Parameters
     ----------
     grid : Grid
     deadline_s : float
         Seconds after which no reply is waited for.
+    absence_s : float
+        Seconds after which a node that went offline is not waited for.
     poll_s : float
         Pause between two looks when nothing came.
     remake : callable
-        Builds the message for a node id once more, for a node that restarted; None: not needed.
+        Builds the message for a node id once more; None: it is not to be asked again.
     clock : Clock
     """
 
     grid: Grid
     deadline_s: float
+    absence_s: float
     poll_s: float
     remake: Callable[[int], Message | None]
     clock: Clock
-    _asked: dict[str, int] = field(default_factory=dict)
-    _waiting: set[int] = field(default_factory=set)
-    _activated: dict[int, str] = field(default_factory=dict)
+    _node_of: dict[str, int] = field(default_factory=dict)
+    _waiting: dict[int, _Waiting] = field(default_factory=dict)
 
-    def send(self, messages: Iterable[Message]) -> None:
+    def send(self, messages: Iterable[Message]) -> list[int]:
         """Push `messages`, one at a time.
 
-        Raises
-        ------
-        ExchangeError
-            If Flower takes one of them not.
+        Returns
+        -------
+        list of int
+            The nodes whose message Flower did not take: they are not registered any more.
         """
-        self._activated = {node.node_id: node.last_activated_at for node in self.grid.get_nodes()}
+        activated = {node.node_id: node.last_activated_at for node in self.grid.get_nodes()}
+        refused = []
         for message in messages:
-            self._push(message)
+            node = message.metadata.dst_node_id
+            self._waiting[node] = _Waiting(activated.get(node, ""))
+            if not self._push(message):
+                del self._waiting[node]
+                refused.append(node)
+        return refused
 
     def replies(self) -> Iterator[Message]:
         """Yield the first reply of each node, until all have answered or the deadline passes."""
         end = self.clock.monotonic() + self.deadline_s
         nodes_read = self.clock.monotonic()
         while self._waiting and self.clock.monotonic() < end:
-            came = False
-            for message_id in [key for key, node in self._asked.items() if node in self._waiting]:
-                for reply in self.grid.pull_messages([message_id]):
-                    node = self.node(reply)
-                    if node in self._waiting:
-                        self._waiting.remove(node)
-                        came = True
-                        yield reply
-            if self.clock.monotonic() - nodes_read > NODES_EVERY_S:
-                self._send_again_to_restarted()
+            reply = self._next()
+            if reply is not None:
+                yield reply
+                continue
+            if self.clock.monotonic() - nodes_read >= NODES_EVERY_S:
+                self._look_who_is_back()
                 nodes_read = self.clock.monotonic()
-            if not came:
-                self.clock.sleep(self.poll_s)
+            self.clock.sleep(self.poll_s)
 
     def node(self, reply: Message) -> int | None:
         """Return the node that `reply` answers for: an error of Flower's own names no node."""
-        return self._asked.get(reply.metadata.reply_to_message_id)
+        return self._node_of.get(reply.metadata.reply_to_message_id)
 
-    @property
-    def waiting(self) -> frozenset[int]:
-        """The nodes that have not answered yet."""
-        return frozenset(self._waiting)
-
-    def _push(self, message: Message) -> None:
+    def _push(self, message: Message) -> bool:
         node = message.metadata.dst_node_id
-        ids = list(self.grid.push_messages([message]))
-        if len(ids) != 1 or not ids[0]:
-            raise ExchangeError(f"Flower did not take the message for node {node}")
-        self._asked[ids[0]] = node
-        self._waiting.add(node)
+        (message_id,) = self.grid.push_messages([message])
+        if not message_id:
+            return False
+        self._node_of[message_id] = node
+        self._waiting[node].message_ids.append(message_id)
+        return True
 
-    def _send_again_to_restarted(self) -> None:
-        """Send again to restarted nodes: a message is delivered once, they have lost theirs."""
-        for node in self.grid.get_nodes():
-            before = self._activated.get(node.node_id)
-            if node.node_id in self._waiting and node.last_activated_at != before:
-                self._activated[node.node_id] = node.last_activated_at
-                message = self.remake(node.node_id)
-                if message is not None:
-                    self._push(message)
+    def _next(self) -> Message | None:
+        """Look once at every node that is there; return the first reply that came, if any."""
+        for node, waiting in list(self._waiting.items()):
+            for message_id in waiting.message_ids:
+                if waiting.away_since is not None:
+                    break
+                for reply in self.grid.pull_messages([message_id]):
+                    if reply.has_error() and reply.error.code == NODE_UNAVAILABLE:
+                        waiting.away_since = self.clock.monotonic()
+                    else:
+                        del self._waiting[node]
+                        return reply
+        return None
+
+    def _look_who_is_back(self) -> None:
+        """Ask again who restarted, for a message is delivered once; give up who stays away."""
+        nodes = {node.node_id: node for node in self.grid.get_nodes()}
+        for number, waiting in list(self._waiting.items()):
+            node = nodes.get(number)
+            if node is not None and node.status == "online":
+                waiting.away_since = None
+                if node.last_activated_at != waiting.activated:
+                    waiting.activated = node.last_activated_at
+                    message = self.remake(number)
+                    if message is not None:
+                        self._push(message)
+            elif waiting.away_since is None:
+                waiting.away_since = self.clock.monotonic()
+            elif self.clock.monotonic() - waiting.away_since > self.absence_s:
+                del self._waiting[number]

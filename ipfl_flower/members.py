@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from flwr.serverapp import Grid
 
-from ipfl_flower.ledger import Ledger, LedgerError
+from ipfl_flower.ledger import EnrolmentError, Ledger
 
 logger = logging.getLogger(__name__)
 
@@ -41,9 +41,15 @@ class Members:
         Newcomers are enrolled there.
     samples_cap : int
         The most samples that the contract lets a newcomer report.
+
+    Attributes
+    ----------
+    refused : dict of int to str
+        Nodes that were not admitted, and why.
     """
 
     def __init__(self, ledger: Ledger, samples_cap: int) -> None:
+        self.refused: dict[int, str] = {}
         self._ledger = ledger
         self._samples_cap = samples_cap
         self._by_id: dict[int, Member] = {}
@@ -61,6 +67,15 @@ class Members:
         """Institution ids, ascending."""
         return list(self._by_id)
 
+    @property
+    def left(self) -> int:
+        """How many have left and not come back."""
+        return len(self._left)
+
+    def get(self, institution: int) -> Member | None:
+        """Return a member by its institution's id."""
+        return self._by_id.get(institution)
+
     def of_node(self, node: int | None) -> Member | None:
         """Return the member behind a node id."""
         return next((member for member in self if member.node == node), None)
@@ -76,8 +91,8 @@ class Members:
                 institution = self._ledger.enrol(
                     name, node.public_key, samples_cap=self._samples_cap
                 )
-            except LedgerError as error:
-                logger.warning("node %d is not admitted: %s", node.node_id, error)
+            except EnrolmentError as error:
+                self._refuse(node.node_id, str(error))
                 continue
             # Who left is asked again once its node was started anew: that is coming back.
             if self._left.get(institution) == node.last_activated_at:
@@ -89,3 +104,10 @@ class Members:
     def leave(self, member: Member) -> None:
         """Stop asking `member`, until its node is started anew."""
         self._left[member.institution] = member.activated
+        self._ledger.log_event("left", member.name)
+
+    def _refuse(self, node: int, reason: str) -> None:
+        if self.refused.get(node) != reason:
+            self.refused[node] = reason
+            logger.warning("node %d is not admitted: %s", node, reason)
+            self._ledger.log_event("not admitted", reason)

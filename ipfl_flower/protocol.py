@@ -4,8 +4,11 @@ Each direction carries one ArrayRecord and one ConfigRecord under the same keys,
 own mods (clipping, local differential privacy) work on them; metrics travel beside the model.
 """
 
+import io
 import json
 import math
+import re
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -22,6 +25,12 @@ Role = Literal["initial", "centre", "none"]
 
 ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"
 METRICS_MAX = 64
+REASON_LENGTH_MAX = 500
+
+_READ_HEADER = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 
 
 class ProtocolError(ValueError):
@@ -151,7 +160,7 @@ class Reply:
             kind or out of its range. The model is checked by the bank that it is put in.
         """
         if message.has_error():
-            raise ProtocolError(f"the institution failed: {_first_line(message.error.reason)}")
+            raise ProtocolError(f"the institution failed: {_reason(message.error.reason)}")
         content = message.content
         config = _config(content)
         number = _get(config, "round", int)
@@ -184,13 +193,25 @@ def _arrays(content: RecordDict) -> Arrays:
     record = content.array_records.get(ARRAYS)
     if record is None:
         raise ProtocolError(f"the message holds no ArrayRecord {ARRAYS!r}")
-    arrays: Arrays = {}
-    for name, array in record.items():
-        try:
-            arrays[name] = array.numpy()
-        except (ValueError, TypeError, EOFError) as error:
-            raise ProtocolError(f"tensor {name!r} can't be read: {error}") from error
-    return arrays
+    return {name: _tensor(name, array) for name, array in record.items()}
+
+
+def _tensor(name: str, array: Array) -> NDArray[Any]:
+    """Read a tensor without trusting it: no pickle, no archive, no more memory than came."""
+    stream = io.BytesIO(array.data)
+    try:
+        version = np.lib.format.read_magic(stream)
+        shape, fortran_order, dtype = _READ_HEADER[version](stream)
+    except Exception as error:  # the parser of headers raises whatever it comes across
+        raise ProtocolError(f"tensor {reprlib.repr(name)} can't be read: {error}") from error
+    came = len(array.data) - stream.tell()
+    count = math.prod(shape)
+    if dtype.hasobject or min(shape, default=0) < 0 or count * dtype.itemsize != came:
+        raise ProtocolError(
+            f"tensor {reprlib.repr(name)} can't be read: {came} bytes for shape {shape} of {dtype}"
+        )
+    values = np.frombuffer(array.data, dtype, count, offset=stream.tell())
+    return values.reshape(shape, order="F" if fortran_order else "C")
 
 
 def _config(content: RecordDict) -> ConfigRecord:
@@ -204,7 +225,7 @@ def _get(config: ConfigRecord, name: str, kind: type[Any]) -> Any:
     """Return the value of `name`, which must be exactly of `kind` (a bool is no int)."""
     value = config.get(name)
     if type(value) is not kind:
-        raise ProtocolError(f"field {name!r} must be {kind.__name__}, is {value!r}")
+        raise ProtocolError(f"field {name!r} must be {kind.__name__}, is {reprlib.repr(value)}")
     return value
 
 
@@ -217,7 +238,9 @@ def _metrics(content: RecordDict) -> dict[str, float]:
     metrics: dict[str, float] = {}
     for name, value in record.items():
         if isinstance(value, list) or not math.isfinite(value):
-            raise ProtocolError(f"metric {name!r} must be one finite number, is {value!r}")
+            raise ProtocolError(
+                f"metric {name!r} must be one finite number, is {reprlib.repr(value)}"
+            )
         metrics[name] = float(value)
     return metrics
 
@@ -232,7 +255,10 @@ def _object(text: str) -> dict[str, Any]:
     return value
 
 
-def _first_line(text: str | None) -> str:
-    """Return the last non-empty line: of a traceback that is the error itself."""
-    lines = [line for line in (text or "no reason given").splitlines() if line.strip()]
-    return lines[-1].strip()[:500]
+def _reason(text: str | None) -> str:
+    """Say an error of a ClientApp in one line: Flower writes ``<class 'x.YError'>:<'text'>``."""
+    whole = " ".join((text or "no reason given").split())
+    wrapped = re.fullmatch(r"<class '([\w.]+)'>:<'(.*)'>", whole)
+    if wrapped:
+        whole = f"{wrapped[1].rsplit('.', 1)[-1]}: {wrapped[2]}"
+    return whole[:REASON_LENGTH_MAX]

@@ -51,8 +51,9 @@ class Settings(BaseModel):
         Where the settings of the mechanism come from unless they are given (mechanism.md §6).
     rounds : int
         Rounds to play; one trains, clears, settles and delivers.
-    deadline_s, join_deadline_s : float
-        Seconds that a round waits for replies, and the start for institutions.
+    deadline_s, join_deadline_s, absence_s : float
+        Seconds that a round waits for replies, for enough institutions to begin with, and for one
+        that went offline.
     quorum, institutions_min : int
         Replies without which a round is abandoned at its deadline; institutions without which
         the market does not start.
@@ -81,6 +82,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(
         extra="forbid",
         frozen=True,
+        strict=True,
         alias_generator=lambda name: name.replace("_", "-"),
         validate_by_alias=True,
         validate_by_name=False,
@@ -90,6 +92,7 @@ class Settings(BaseModel):
     rounds: int = Field(default=10, ge=1)
     deadline_s: float = Field(default=600.0, gt=0, allow_inf_nan=False)
     join_deadline_s: float = Field(default=120.0, gt=0, allow_inf_nan=False)
+    absence_s: float = Field(default=90.0, gt=0, allow_inf_nan=False)
     quorum: int = Field(default=2, ge=1)
     institutions_min: int = Field(default=2, ge=1)
     mechanism: Literal["truthful", "paper"]
@@ -104,8 +107,8 @@ class Settings(BaseModel):
     prox_weight: float | Literal["auto"]
     samples_max: int = Field(default=10**9, ge=1)
     ledger: str = Field(min_length=1)
-    models_dir: Path
-    initial_model: Path
+    models_dir: Path = Field(strict=False)
+    initial_model: Path = Field(strict=False)
     poll_s: float = Field(default=0.1, gt=0, le=10)
 
     @model_validator(mode="after")
@@ -120,6 +123,8 @@ class Settings(BaseModel):
         for name, path in (("models-dir", self.models_dir), ("initial-model", self.initial_model)):
             if not path.is_absolute():
                 raise ValueError(f"{name} must be an absolute path, is {path}")
+        if "://" not in self.ledger and not Path(self.ledger).is_absolute():
+            raise ValueError(f"ledger must be an absolute path or a URL, is {self.ledger}")
         return self
 
     @classmethod
@@ -138,7 +143,7 @@ class Settings(BaseModel):
         """
         given = {key: value for key, value in values.items() if value != ""}
         preset = given.get("preset", "recommended")
-        if preset not in PRESETS:
+        if not isinstance(preset, str) or preset not in PRESETS:
             raise SettingsError(
                 f"setting preset is {preset!r}: choose one of {', '.join(sorted(PRESETS))}"
             )

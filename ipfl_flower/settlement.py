@@ -76,15 +76,18 @@ class Delivery:
     settlement : Settlement
     bank : ModelBank
         Of that round; holds the centres.
-    etas : dict of int to float
+    etas : mapping of int to float
         η_i of the institutions that bought, by id.
+    names : mapping of int to str
+        Of all institutions, by id.
     """
 
     settlement: Settlement
     bank: ModelBank
     etas: Mapping[int, float]
+    names: Mapping[int, str]
 
-    def statement(self, institution: int, names: Mapping[int, str]) -> dict[str, Any]:
+    def statement(self, institution: int) -> dict[str, Any]:
         """Return the lines of `institution` in this round, in micro-credits, by counterparty."""
         ids = self.settlement.participants
         if institution not in ids:
@@ -92,11 +95,11 @@ class Delivery:
         i = ids.index(institution)
         clearing = self.settlement.clearing
         bought = {
-            names[ids[j]]: int(clearing.transfers[i, j])
+            self.names[ids[j]]: int(clearing.transfers[i, j])
             for j in np.flatnonzero(clearing.imports[i])
         }
         sold = {
-            names[ids[j]]: int(clearing.transfers[j, i])
+            self.names[ids[j]]: int(clearing.transfers[j, i])
             for j in np.flatnonzero(clearing.imports[:, i])
         }
         return {
@@ -109,7 +112,11 @@ class Delivery:
 
 
 def deliver(
-    settlement: Settlement, gram: NDArray[np.float64], bank: ModelBank, settings: Settings
+    settlement: Settlement,
+    gram: NDArray[np.float64],
+    bank: ModelBank,
+    settings: Settings,
+    names: Mapping[int, str],
 ) -> Delivery:
     """Compute the prox-centres of a settled round in one pass over the bank (mechanism.md §6).
 
@@ -121,6 +128,8 @@ def deliver(
     bank : ModelBank
         Holds the models of that round; keeps the centres.
     settings : Settings
+    names : mapping of int to str
+        Of all institutions, by id.
 
     Returns
     -------
@@ -140,4 +149,49 @@ def deliver(
     weights[index] = mixing.weights
     bank.write_centres(weights)
     bought = np.flatnonzero(settlement.clearing.imports.any(axis=1))
-    return Delivery(settlement, bank, {ids[i]: float(mixing.eta[i]) for i in bought})
+    return Delivery(settlement, bank, {ids[i]: float(mixing.eta[i]) for i in bought}, names)
+
+
+class Owed:
+    """What settled rounds have brought to institutions that have not taken it yet.
+
+    Who paid is owed its centre, also when it is away for a while: a round's bank is deleted once
+    nobody is owed a centre of it, and no earlier.
+    """
+
+    def __init__(self) -> None:
+        self._owed: dict[int, Delivery] = {}
+
+    def add(self, delivery: Delivery) -> None:
+        """Owe everyone who took part what `delivery` brings, in place of anything older."""
+        before = set(map(_bank, self._owed.values()))
+        self._owed |= dict.fromkeys(delivery.settlement.participants, delivery)
+        self._drop(before | {delivery.bank})
+
+    def get(self, institution: int) -> Delivery | None:
+        """Return the round whose outcome `institution` has not taken yet."""
+        return self._owed.get(institution)
+
+    def taken(self, institution: int) -> None:
+        """Note that `institution` has answered the message that brought it what it was owed."""
+        delivery = self._owed.pop(institution, None)
+        if delivery is not None:
+            self._drop({delivery.bank})
+
+    def buyers(self) -> list[int]:
+        """Return who has paid for a centre and not taken it, ascending."""
+        return sorted(i for i, delivery in self._owed.items() if i in delivery.etas)
+
+    def close(self) -> None:
+        """Close the banks; they stay on disk."""
+        for bank in set(map(_bank, self._owed.values())):
+            bank.close()
+
+    def _drop(self, banks: set[ModelBank]) -> None:
+        needed = {self._owed[i].bank for i in self.buyers()}
+        for bank in banks - needed:
+            bank.delete()
+
+
+def _bank(delivery: Delivery) -> ModelBank:
+    return delivery.bank

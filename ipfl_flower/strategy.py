@@ -8,6 +8,7 @@ clearing, one commit; the prox-centres of the buyers who pay leave with the next
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 
 from flwr.app import (
     ArrayRecord,
@@ -21,12 +22,12 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from ipfl_flower.exchange import Clock, Exchange
-from ipfl_flower.ledger import Ledger, LedgerError, Report, Settlement
+from ipfl_flower.ledger import Ledger, LedgerError, Report
 from ipfl_flower.members import Member, Members
 from ipfl_flower.models import Layout, ModelBank, ModelError
 from ipfl_flower.protocol import Arrays, ProtocolError, Reply, Request, Role
 from ipfl_flower.settings import Settings
-from ipfl_flower.settlement import Delivery, InvariantError, deliver, settle
+from ipfl_flower.settlement import Delivery, InvariantError, Owed, deliver, settle
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +42,8 @@ class MarketError(RuntimeError):
 class IPFL(Strategy):
     """A market, round by round: who imports whose model, at what price, towards which centre.
 
-    Subclass it to change one step: `configure_train` is what an institution is sent, `settle` what
-    a round decides, `summary` what is logged at the start.
+    Subclass it to change one step: `message` is what an institution is sent, `settle` what a round
+    decides, `summary` what is logged at the start.
 
     Parameters
     ----------
@@ -62,9 +63,12 @@ class IPFL(Strategy):
         self.ledger = ledger
         self.members = Members(ledger, settings.samples_max)
         self._clock = clock or Clock()
+        self._deadline_s = settings.deadline_s
         self._reference: Arrays = {}
         self._layout: Layout | None = None
-        self._delivery: Delivery | None = None
+        self._owed = Owed()
+        self._settled: int | None = None
+        self._without_model: set[int] = set()
         self._exchange: Exchange | None = None
 
     def summary(self) -> None:
@@ -104,7 +108,8 @@ class IPFL(Strategy):
         Raises
         ------
         MarketError
-            If too few institutions come, or a round ends below its quorum.
+            If too few institutions come, or a round ends below its quorum. What earlier rounds
+            owe has been sent to whoever is there.
         LedgerError
             If the ledger belongs to another market.
         ModelError
@@ -113,42 +118,48 @@ class IPFL(Strategy):
         if evaluate_fn is not None:
             raise MarketError("evaluate_fn: the server of a market has no model to evaluate")
         rounds = self.settings.rounds if num_rounds is None else num_rounds
-        deadline_s = self.settings.deadline_s if timeout is None else timeout
+        self._deadline_s = self.settings.deadline_s if timeout is None else timeout
         self._open_market(initial_arrays)
         self.summary()
-        self._wait_for(grid, self.settings.institutions_min)
         result = Result()
         try:
-            for number in range(rounds):
-                self._wait_for(grid, self.settings.quorum)
-                self.ledger.open_round(number, self.members.ids, deadline_s, self.settings.quorum)
-                self._exchange = self._new_exchange(grid, number, deadline_s, train=True)
-                config = train_config or ConfigRecord()
-                self._exchange.send(self.configure_train(number, initial_arrays, config, grid))
-                self._delivered()
-                self.ledger.collect(number)
-                _, metrics = self.aggregate_train(number, self._exchange.replies())
-                result.train_metrics_clientapp[number] = metrics or MetricRecord()
-            self.members.refresh(grid)
-            self._exchange = self._new_exchange(grid, rounds, deadline_s, train=False)
-            config = evaluate_config or ConfigRecord()
-            self._exchange.send(self.configure_evaluate(rounds, initial_arrays, config, grid))
-            self._delivered()
-            metrics = self.aggregate_evaluate(rounds, self._exchange.replies())
-            result.evaluate_metrics_clientapp[rounds] = metrics or MetricRecord()
-            self._forget_delivery()
+            self._wait_for(grid, self.settings.institutions_min)
+            try:
+                self._play(grid, initial_arrays, rounds, train_config or ConfigRecord(), result)
+            finally:
+                self._deliver_last(
+                    grid, initial_arrays, rounds, evaluate_config or ConfigRecord(), result
+                )
         finally:
-            if self._delivery is not None:
-                self._delivery.bank.close()
+            self._owed.close()
         return result
+
+    def message(self, member: Member, number: int, *, train: bool) -> Message:
+        """Make one institution's message: θ⁰ or its centre, its lines, its coefficient.
+
+        Parameters
+        ----------
+        member : Member
+        number : int
+            The round.
+        train : bool
+            False for the last delivery, whose centre is judged and not trained on.
+        """
+        return Message(
+            content=self._request(member.institution, number, train=train).to_records(),
+            dst_node_id=member.node,
+            message_type=MessageType.TRAIN if train else MessageType.EVALUATE,
+            ttl=self._deadline_s + TTL_MARGIN_S,
+            group_id=str(number),
+        )
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterator[Message]:
-        """Yield each institution's message: θ⁰ or its centre, its lines, its coefficient."""
+        """Yield the round's messages, one at a time."""
         del arrays, config, grid
         for member in self.members:
-            yield self._message(member, server_round, train=True)
+            yield self.message(member, server_round, train=True)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -158,20 +169,20 @@ class IPFL(Strategy):
         Raises
         ------
         MarketError
-            If fewer than the quorum replied with a usable model; the round is abandoned.
+            If fewer than the quorum replied with a usable model, and that not because
+            institutions left; the round is abandoned.
         """
         bank = self._new_bank(server_round)
         with ExitStack() as on_error:
             on_error.callback(bank.close)
             reports = self._collect(server_round, replies, bank)
-            self._require_quorum(server_round, reports)
-            self._forget_delivery()
-            try:
-                self._delivery = self.settle(server_round, reports, bank)
-            except InvariantError as error:
-                logger.error("round %d: %s", server_round, error)  # noqa: TRY400 - no traceback
-                self.ledger.abandon(server_round, str(error))
-                bank.delete()
+            fault = self._short_of_quorum(server_round, reports)
+            if fault is not None:
+                self._abandon(server_round, fault, bank)
+                if fault.by_silence:
+                    raise MarketError(fault.reason)
+            else:
+                self._settle_or_abandon(server_round, reports, bank)
             on_error.pop_all()
         return None, _mean(report.metrics for report in reports.values())
 
@@ -184,17 +195,18 @@ class IPFL(Strategy):
             If the clearing violates mechanism.md §8: nothing has been committed.
         """
         gram = bank.gram()
-        settlement: Settlement = settle(number, reports, gram, self.settings)
+        settlement = settle(number, reports, gram, self.settings)
         self.ledger.commit(settlement)
-        return deliver(settlement, gram, bank, self.settings)
+        names = {item.id: item.name for item in self.ledger.institutions()}
+        return deliver(settlement, gram, bank, self.settings, names)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterator[Message]:
-        """Yield the last delivery: the last round's centres, to be judged, not trained on."""
+        """Yield the last delivery: the centres that are owed, to be judged, not trained on."""
         del arrays, config, grid
         for member in self.members:
-            yield self._message(member, server_round, train=False)
+            yield self.message(member, server_round, train=False)
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
@@ -212,8 +224,44 @@ class IPFL(Strategy):
                 self.ledger.log_event("failed", f"last delivery: {member.name}: {error}")
                 continue
             self.ledger.acknowledge(server_round, member.institution, reply.metrics)
+            self._owed.taken(member.institution)
             metrics.append(reply.metrics)
         return _mean(metrics)
+
+    def _play(
+        self, grid: Grid, initial: ArrayRecord, rounds: int, config: ConfigRecord, result: Result
+    ) -> None:
+        """Play the rounds; stop early, and say so, when too many institutions have left."""
+        for number in range(rounds):
+            if not self._wait_for(grid, self.settings.quorum):
+                self.ledger.log_event(
+                    "ended early", f"before round {number}: {self.members.left} institutions left"
+                )
+                return
+            ids, quorum = self.members.ids, self.settings.quorum
+            self.ledger.open_round(number, ids, self._deadline_s, quorum)
+            self._exchange = self._new_exchange(grid, number, train=True)
+            refused = self._exchange.send(self.configure_train(number, initial, config, grid))
+            self._delivered()
+            self.ledger.collect(number)
+            for node in refused:
+                self._refuse(number, self.members.of_node(node), "its SuperNode is not registered")
+            _, metrics = self.aggregate_train(number, self._exchange.replies())
+            result.train_metrics_clientapp[number] = metrics or MetricRecord()
+
+    def _deliver_last(
+        self, grid: Grid, initial: ArrayRecord, number: int, config: ConfigRecord, result: Result
+    ) -> None:
+        """Send what is still owed, when there is no next round to send it with."""
+        self._wait_for_buyers(grid)
+        self._exchange = self._new_exchange(grid, number, train=False)
+        self._exchange.send(self.configure_evaluate(number, initial, config, grid))
+        self._delivered()
+        metrics = self.aggregate_evaluate(number, self._exchange.replies())
+        result.evaluate_metrics_clientapp[number] = metrics or MetricRecord()
+        names = {item.id: item.name for item in self.ledger.institutions()}
+        for institution in self._owed.buyers():
+            self.ledger.log_event("undelivered", f"{names[institution]} has not taken its centre")
 
     def _open_market(self, initial: ArrayRecord) -> None:
         self._reference = {name: array.numpy() for name, array in initial.items()}
@@ -225,34 +273,61 @@ class IPFL(Strategy):
                 f"the ledger {self.settings.ledger} holds a market up to round {state.number}: "
                 "name a new ledger file for a new market"
             )
-        self.settings.models_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder = self.settings.models_dir
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)
+        for stale in folder.glob("round-*.bank*"):
+            stale.unlink()
         self.ledger.begin({**self.settings.contract(), "layout": self._layout.digest})
 
-    def _wait_for(self, grid: Grid, least: int) -> None:
-        """Read who is online until there are at least `least`, or a quorum if that is more."""
+    def _wait_for(self, grid: Grid, least: int) -> bool:
+        """Read who is online until there are at least `least`, or a quorum if that is more.
+
+        Returns
+        -------
+        bool
+            False if that will not be because institutions have left.
+        """
         end = self._clock.monotonic() + self.settings.join_deadline_s
         least = max(least, self.settings.quorum)
         self.members.refresh(grid)
         while len(self.members) < least:
+            if self.members.left and len(self.members) + self.members.left >= least:
+                return False
             if self._clock.monotonic() > end:
                 names = ", ".join(member.name for member in self.members) or "none"
+                refused = "".join(f"; {reason}" for reason in self.members.refused.values())
                 raise MarketError(
                     f"{len(self.members)} of {least} institutions came within "
                     f"{self.settings.join_deadline_s:g} s ({names}): start the missing SuperNodes, "
-                    "or lower institutions-min and quorum"
+                    f"or lower institutions-min and quorum{refused}"
                 )
             self._clock.sleep(self.settings.poll_s)
             self.members.refresh(grid)
+        return True
 
-    def _new_exchange(self, grid: Grid, number: int, deadline_s: float, *, train: bool) -> Exchange:
+    def _wait_for_buyers(self, grid: Grid) -> None:
+        """Give buyers who paid and are away a little time to come back for their centres."""
+        end = self._clock.monotonic() + self.settings.absence_s
+        self.members.refresh(grid)
+        while any(self.members.get(i) is None for i in self._owed.buyers()):
+            if self._clock.monotonic() > end:
+                return
+            self._clock.sleep(self.settings.poll_s)
+            self.members.refresh(grid)
+
+    def _new_exchange(self, grid: Grid, number: int, *, train: bool) -> Exchange:
         def remake(node: int) -> Message | None:
             member = self.members.of_node(node)
             if member is None:
                 return None
             self.ledger.log_event("resent", f"round {number}: {member.name} restarted")
-            return self._message(member, number, train=train)
+            return self.message(member, number, train=train)
 
-        return Exchange(grid, deadline_s, self.settings.poll_s, remake, self._clock)
+        settings = self.settings
+        return Exchange(
+            grid, self._deadline_s, settings.absence_s, settings.poll_s, remake, self._clock
+        )
 
     def _new_bank(self, number: int) -> ModelBank:
         assert self._layout is not None  # noqa: S101 - start() has opened the market
@@ -260,23 +335,15 @@ class IPFL(Strategy):
         rows = len(self.ledger.institutions())
         return ModelBank(path, self._layout, rows, self._reference)
 
-    def _message(self, member: Member, number: int, *, train: bool) -> Message:
-        return Message(
-            content=self._request(member.institution, number, train=train).to_records(),
-            dst_node_id=member.node,
-            message_type=MessageType.TRAIN if train else MessageType.EVALUATE,
-            ttl=self.settings.deadline_s + TTL_MARGIN_S,
-            group_id=str(number),
-        )
-
     def _request(self, institution: int, number: int, *, train: bool) -> Request:
+        delivery = self._owed.get(institution)
         role: Role = "none"
         arrays: Arrays = {}
         coefficient = 0.0
-        if self._delivery is not None and institution in self._delivery.etas:
-            role, arrays = "centre", self._delivery.bank.centre(institution)
-            coefficient = self._coefficient(self._delivery.etas[institution])
-        elif not self.ledger.has_reported(institution):
+        if delivery is not None and institution in delivery.etas:
+            role, arrays = "centre", delivery.bank.centre(institution)
+            coefficient = self._coefficient(delivery.etas[institution])
+        elif institution in self._without_model or not self.ledger.has_reported(institution):
             role, arrays = "initial", self._reference
         return Request(
             round=number,
@@ -285,14 +352,8 @@ class IPFL(Strategy):
             arrays=arrays,
             coefficient=coefficient,
             start=self.settings.start,
-            statement=self._statement(institution),
+            statement={} if delivery is None else delivery.statement(institution),
         )
-
-    def _statement(self, institution: int) -> dict[str, object]:
-        if self._delivery is None:
-            return {}
-        names = {item.id: item.name for item in self.ledger.institutions()}
-        return self._delivery.statement(institution, names)
 
     def _coefficient(self, eta: float) -> float:
         """Return the coefficient of ‖θ − θ̄‖²: λ/(2η_i), or μ/2 (mechanism.md §6)."""
@@ -317,10 +378,11 @@ class IPFL(Strategy):
                 report = self._report(message, member, number, bank)
                 self.ledger.report(report)
             except (ProtocolError, ModelError, LedgerError) as error:
-                logger.warning("round %d: %s: %s", number, member.name, error)
-                self.ledger.refuse(number, member.institution, str(error))
+                self._refuse(number, member, str(error))
                 continue
             reports[member.institution] = report
+            self._owed.taken(member.institution)
+            self._without_model.discard(member.institution)
             if report.leaving:
                 self.members.leave(member)
         return reports
@@ -337,31 +399,60 @@ class IPFL(Strategy):
             metrics=reply.metrics,
         )
 
-    def _require_quorum(self, number: int, reports: Mapping[int, Report]) -> None:
-        if len(reports) >= self.settings.quorum:
-            return
-        state = self.ledger.state()
-        names = {member.institution: member.name for member in self.members}
+    def _refuse(self, number: int, member: Member | None, reason: str) -> None:
+        if member is not None:
+            logger.warning("round %d: %s: %s", number, member.name, reason)
+            self.ledger.refuse(number, member.institution, reason)
+            # It may have lost its disk: θ⁰ goes along next time, for who has no model of its own.
+            self._without_model.add(member.institution)
+
+    def _short_of_quorum(self, number: int, reports: Mapping[int, Report]) -> "_Fault | None":
+        usable = sum(not report.leaving for report in reports.values())
+        if usable >= self.settings.quorum:
+            return None
+        state = self.ledger.state(number)
         failed = {} if state is None else state.failed
-        silent = [names[i] for i in self.members.ids if i not in reports and i not in failed]
+        names = {member.institution: member.name for member in self.members}
+        silent = [name for i, name in names.items() if i not in reports and i not in failed]
+        left = [names[i] for i, report in reports.items() if report.leaving]
         reason = (
-            f"round {number}: {len(reports)} of {len(names)} institutions replied with a usable "
+            f"round {number}: {usable} of {len(names)} institutions replied with a usable "
             f"model, the quorum is {self.settings.quorum}"
             + "".join(f"; {names[i]}: {why}" for i, why in failed.items())
             + (f"; no answer within the deadline: {', '.join(silent)}" if silent else "")
+            + (f"; left: {', '.join(left)}" if left else "")
         )
-        self.ledger.abandon(number, reason)
-        raise MarketError(reason)
+        return _Fault(reason, by_silence=usable + len(left) < self.settings.quorum)
+
+    def _settle_or_abandon(
+        self, number: int, reports: Mapping[int, Report], bank: ModelBank
+    ) -> None:
+        try:
+            delivery = self.settle(number, reports, bank)
+        except InvariantError as error:
+            logger.error("round %d: %s", number, error)  # noqa: TRY400 - no traceback to read
+            self._abandon(number, _Fault(str(error), by_silence=False), bank)
+        else:
+            self._owed.add(delivery)
+            self._settled = number
+
+    def _abandon(self, number: int, fault: "_Fault", bank: ModelBank) -> None:
+        self.ledger.abandon(number, fault.reason)
+        bank.delete()
 
     def _delivered(self) -> None:
-        if self._delivery is not None:
-            self.ledger.deliver(self._delivery.settlement.round)
+        """Note that the last settled round's outcome has been sent to everyone who is there."""
+        if self._settled is not None:
+            self.ledger.deliver(self._settled)
+            self._settled = None
 
-    def _forget_delivery(self) -> None:
-        if self._delivery is not None:
-            self._delivery.bank.close()
-            self._delivery.bank.delete()
-            self._delivery = None
+
+@dataclass(frozen=True)
+class _Fault:
+    """Why a round is abandoned, and whether that was institutions' silence."""
+
+    reason: str
+    by_silence: bool
 
 
 def _mean(metrics: Iterable[Mapping[str, float]]) -> MetricRecord | None:

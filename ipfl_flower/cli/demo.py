@@ -1,6 +1,7 @@
 """``ipfl demo``: a whole market on one machine, over real processes, on real data."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -14,8 +15,8 @@ from rich.console import Console
 from ipfl_flower.cli.bundle import stage_app
 from ipfl_flower.cli.fleet import Fleet, Node, environment
 from ipfl_flower.cli.folder import demo_folder
-from ipfl_flower.cli.live import watch
-from ipfl_flower.cli.processes import ProcessGroup
+from ipfl_flower.cli.live import Watch
+from ipfl_flower.cli.processes import LaunchError, ProcessGroup, require_free
 from ipfl_flower.cli.result import Baselines, build_result, print_result
 from ipfl_flower.ledger import Ledger
 from ipfl_flower.settings import Settings
@@ -86,9 +87,14 @@ def run_demo(options: DemoOptions, path: Path, json_file: Path | None, console: 
     SettingsError
         If an option is out of its range.
     """
+    # Whatever is wrong with the input is said before an earlier demo's folder is emptied.
+    settings = _market_settings(options, path.resolve())
+    Settings.read(settings)
+    if options.fleet_port is not None:
+        require_free(options.fleet_port, "--fleet-port")
+    if json_file is not None and not os.access(json_file.resolve().parent, os.W_OK):
+        raise LaunchError(f"{json_file} can't be written: name a file in a folder that is yours")
     with demo_folder(path) as folder:
-        settings = _market_settings(options, folder)
-        Settings.read(settings)
         with ProcessGroup(folder / "logs", environment(folder / "flower")) as group:
             baselines, transport = _run_market(options, folder, settings, group, console)
         with Ledger.open(folder / "ledger.db", create=False) as ledger:
@@ -123,8 +129,7 @@ def _run_market(
         fleet.start_superlink()
     with console.status(f"registering and starting {options.institutions} SuperNodes"):
         nodes = [Node(name, files[name]) for name in options.names()]
-        with ThreadPoolExecutor(max_workers=2) as pool:
-            list(pool.map(fleet.start_node, nodes))
+        _start_nodes(fleet, nodes, group)
     market_file = folder / "market.toml"
     market_file.write_text(_toml(settings), encoding="utf-8")
     with console.status("submitting the market"):
@@ -134,7 +139,7 @@ def _run_market(
         f"Flower run {run} ({time.monotonic() - started:.0f} s to start)",
         soft_wrap=True,
     )
-    watch(folder / "ledger.db", group, fleet, run, rounds=options.rounds, console=console)
+    Watch(folder / "ledger.db", group, fleet, run, options.rounds, console).follow()
     with console.status("the same steps alone, and with FedAvg"):
         printed = _trainer_module(
             group,
@@ -143,6 +148,18 @@ def _run_market(
             *("--rounds", options.rounds, "--initial", _theta0(folder)),
         )
     return json.loads(printed), fleet.transport
+
+
+def _start_nodes(fleet: Fleet, nodes: list[Node], group: ProcessGroup) -> None:
+    """Start the SuperNodes, two at a time; an interruption ends them, it doesn't wait for them."""
+    pool = ThreadPoolExecutor(max_workers=2)
+    try:
+        list(pool.map(fleet.start_node, nodes))
+    except BaseException:
+        group.end()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _market_settings(options: DemoOptions, folder: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import json
 import os
 import secrets
 import sysconfig
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +12,7 @@ from ipfl_flower.cli.certs import make_node_key, make_server_certificates, write
 from ipfl_flower.cli.processes import (
     LaunchError,
     ProcessGroup,
-    free_ports,
-    require_free,
+    free_port,
     wait_for_port,
 )
 
@@ -47,6 +47,8 @@ def environment(home: Path) -> dict[str, str]:
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
+        "NO_PROXY": "127.0.0.1,localhost",
+        "no_proxy": "127.0.0.1,localhost",
         "OMP_NUM_THREADS": "1",
         "PYTHONUNBUFFERED": "1",
     }
@@ -68,18 +70,20 @@ class Fleet:
     def __init__(self, folder: Path, group: ProcessGroup, *, fleet_port: int | None = None) -> None:
         self._folder = folder
         self._group = group
-        ports = free_ports(2)
+        self._fleet_port = fleet_port
+        self._control_port = 0
         self.transport = f"{FLEET_API} over TLS, authenticated nodes"
-        self.fleet_port = fleet_port or ports[0]
-        if fleet_port is not None:
-            require_free(fleet_port, "--fleet-port")
-        self._control_port = ports[1]
         self._certificates = make_server_certificates(
             folder / "certificates", ["127.0.0.1", "localhost"]
         )
+        # Ports are chosen right before something binds them, one at a time, and never twice.
+        self._ports = threading.Lock()
+        self._used: set[int] = set()
 
     def start_superlink(self) -> None:
         """Start the SuperLink and the executor of the server app, and wait until it listens."""
+        fleet_port = self._fleet_port = self._fleet_port or self._free_port()
+        self._control_port = self._free_port()
         secret = self._folder / "certificates" / "superexec.secret"
         write_private(secret, secrets.token_hex(32).encode())
         files = self._certificates
@@ -88,7 +92,7 @@ class Fleet:
             [
                 *(SCRIPTS / "flower-superlink", "--isolation", "process"),
                 *("--fleet-api-type", FLEET_API),
-                *("--fleet-api-address", f"127.0.0.1:{self.fleet_port}"),
+                *("--fleet-api-address", f"127.0.0.1:{fleet_port}"),
                 *("--host", "127.0.0.1", "--port", str(self._control_port)),
                 *("--ssl-ca-certfile", files.ca, "--ssl-certfile", files.certificate),
                 *("--ssl-keyfile", files.key, "--enable-supernode-auth"),
@@ -97,7 +101,7 @@ class Fleet:
                 "--disable-runtime-dependency-installation",
             ],
         )
-        for port in (self.fleet_port, self._control_port):
+        for port in (fleet_port, self._control_port):
             wait_for_port(port, self._group, "superlink", deadline_s=START_DEADLINE_S)
         self._group.start(
             "superexec",
@@ -122,14 +126,13 @@ class Fleet:
             public,
             CONNECTION,
         )
-        (port,) = free_ports(1)
         self._group.start(
             f"supernode-{node.name}",
             [
-                *(SCRIPTS / "flower-supernode", "--superlink", f"127.0.0.1:{self.fleet_port}"),
+                *(SCRIPTS / "flower-supernode", "--superlink", f"127.0.0.1:{self._fleet_port}"),
                 *("--root-certificates", self._certificates.ca),
                 *("--auth-supernode-private-key", key),
-                *("--host", "127.0.0.1", "--port", str(port)),
+                *("--host", "127.0.0.1", "--port", str(self._free_port())),
                 *("--node-config", f"institution={json.dumps(str(node.institution_file))}"),
             ],
         )
@@ -164,6 +167,13 @@ class Fleet:
         """Return the last lines that the server app of a run printed."""
         printed = self._flwr("log", "log", str(run), CONNECTION, "--show")
         return " | ".join(printed.split("\n")[-8:])
+
+    def _free_port(self) -> int:
+        with self._ports:
+            while (port := free_port()) in self._used:
+                pass
+            self._used.add(port)
+            return port
 
     def _flwr(self, name: str, *arguments: str | Path) -> str:
         return self._group.run(name, [SCRIPTS / "flwr", *arguments], timeout_s=COMMAND_DEADLINE_S)

@@ -40,7 +40,8 @@ def demo_folder(path: Path) -> Iterator[Path]:
             f"{folder} holds files that no demo wrote: name an empty or new folder with --dir"
         )
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)  # keys, and Flower's own files, which hold models and are 0644
         descriptor = os.open(lock_file, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise LaunchError(f"{folder} can't be written: {error.strerror}; see --dir") from error

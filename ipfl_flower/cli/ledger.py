@@ -22,6 +22,7 @@ def show(ledger: LedgerFile, json_: AsJson = False) -> None:
     """Show every round and the balance of every account."""
     with Ledger.open(ledger, create=False) as book:
         summaries, balances = book.rounds(), book.balances()
+        notes = {item.number: round_notes(book, item.number) for item in summaries}
     if json_:
         _print_json(
             {
@@ -34,6 +35,7 @@ def show(ledger: LedgerFile, json_: AsJson = False) -> None:
                         "volume": item.volume_micro,
                         "welfare": item.welfare,
                         "head": item.head,
+                        "notes": notes[item.number],
                     }
                     for item in summaries
                 ],
@@ -55,8 +57,12 @@ def show(ledger: LedgerFile, json_: AsJson = False) -> None:
     accounts = Table("institution", "balance")
     for name, balance in balances.items():
         accounts.add_row(name, credits_text(balance))
-    console = Console()
-    console.print(rounds, accounts)
+    console = Console(markup=False, highlight=False)
+    console.print(rounds)
+    for number, lines in notes.items():
+        for line in lines:
+            console.print(f"round {number}: {line}", soft_wrap=True)
+    console.print(accounts)
 
 
 @ledger_app.command()
@@ -98,7 +104,7 @@ def statement(
         )
     table.add_section()
     table.add_row("all", "", credits_text(account.paid), credits_text(account.earned), "")
-    Console().print(table)
+    Console(markup=False, highlight=False).print(table)
 
 
 @ledger_app.command()
@@ -113,6 +119,16 @@ def verify(ledger: LedgerFile) -> None:
         typer.echo(f"{Path(ledger).name}: {len(problems)} problems found", err=True)
         raise typer.Exit(1)
     typer.echo(f"verified: {rounds} rounds, head {head}")
+
+
+def round_notes(ledger: Ledger, number: int) -> list[str]:
+    """Say what went wrong in a round: who failed and why, and why it was abandoned."""
+    state = ledger.state(number)
+    if state is None:
+        return []
+    names = {item.id: item.name for item in ledger.institutions()}
+    lines = [f"{names[i]}: {reason}" for i, reason in state.failed.items()]
+    return lines if state.detail is None else [*lines, f"abandoned: {state.detail}"]
 
 
 def _print_json(value: Any) -> None:

@@ -1,6 +1,7 @@
 """A running market as it looks in the terminal, read from its ledger."""
 
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console, Group
@@ -9,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ipfl_flower.cli.fleet import Fleet
+from ipfl_flower.cli.ledger import round_notes
 from ipfl_flower.cli.money import credits_text
 from ipfl_flower.cli.processes import LaunchError, ProcessGroup
 from ipfl_flower.ledger import Ledger, RoundState, RoundSummary, State
@@ -16,75 +18,116 @@ from ipfl_flower.ledger import Ledger, RoundState, RoundSummary, State
 LOOK_EVERY_S = 0.5
 # Asking Flower starts a process: only to notice a server app that died without a word.
 ASK_FLOWER_EVERY_S = 15.0
+BEGIN_DEADLINE_S = 180.0
+# The market ends without them; without a SuperNode it goes on.
+ESSENTIAL = ("superlink", "superexec")
 
 
-def watch(
-    ledger_file: Path, group: ProcessGroup, fleet: Fleet, run: int, *, rounds: int, console: Console
-) -> None:
-    """Show a market until it has ended.
+@dataclass
+class Watch:
+    """Follows one market until it has ended.
 
     Parameters
     ----------
     ledger_file : Path
         The market's ledger; the server app makes it.
     group : ProcessGroup
-        The processes that must stay up.
     fleet : Fleet
     run : int
         Flower's run id.
     rounds : int
         Of the market.
     console : Console
-        On a terminal the picture is live; elsewhere each settled round is a line.
-
-    Raises
-    ------
-    LaunchError
-        If the market stopped, or a process of it ended; says why.
+        On a terminal the picture is live; what happened is a line everywhere.
     """
-    asked = time.monotonic()
-    while not ledger_file.exists():
-        asked = _check(group, fleet, run, asked)
-        time.sleep(LOOK_EVERY_S)
-    shown = 0
-    with (
-        Ledger.open(ledger_file, create=False) as ledger,
-        Live(console=console, auto_refresh=False, transient=True) as live,
-    ):
-        while True:
-            ended = [event for event in ledger.events() if event.kind in ("finished", "stopped")]
-            summaries = ledger.rounds()
-            if console.is_terminal:
-                live.update(_picture(ledger, summaries, rounds), refresh=True)
-            else:
-                shown = _print_settled(summaries, shown, rounds, console)
-            if ended:
-                break
-            asked = _check(group, fleet, run, asked)
+
+    ledger_file: Path
+    group: ProcessGroup
+    fleet: Fleet
+    run: int
+    rounds: int
+    console: Console
+    _asked: float = field(default_factory=time.monotonic)
+    _said: set[str] = field(default_factory=set)
+
+    def follow(self) -> None:
+        """Show the market until it has ended.
+
+        Raises
+        ------
+        LaunchError
+            If it stopped, never began, or a process that it needs has ended; says why.
+        """
+        end = time.monotonic() + BEGIN_DEADLINE_S
+        while not self.ledger_file.exists():
+            self._check()
+            if time.monotonic() > end:
+                raise LaunchError(
+                    f"the market did not begin within {BEGIN_DEADLINE_S:g} s: "
+                    f"{self.fleet.run_log(self.run)}"
+                )
             time.sleep(LOOK_EVERY_S)
-    if ended[-1].kind == "stopped":
-        raise LaunchError(f"the market stopped: {ended[-1].text}")
+        with (
+            Ledger.open(self.ledger_file, create=False) as ledger,
+            Live(console=self.console, auto_refresh=False, transient=True) as live,
+        ):
+            while (ended := self._ended(ledger)) is None:
+                self._look(ledger, live)
+                self._check()
+                time.sleep(LOOK_EVERY_S)
+            self._look(ledger, live)
+        if ended:
+            raise LaunchError(f"the market stopped: {ended}")
 
+    def _ended(self, ledger: Ledger) -> str | None:
+        """Return None while the market runs, "" when it has finished, or why it stopped."""
+        for event in ledger.events():
+            if event.kind == "finished":
+                return ""
+            if event.kind == "stopped":
+                return event.text
+        return None
 
-def _check(group: ProcessGroup, fleet: Fleet, run: int, asked: float) -> float:
-    """Raise if a process has ended or Flower says that the run has; return when it was asked."""
-    group.check()
-    if time.monotonic() - asked < ASK_FLOWER_EVERY_S:
-        return asked
-    status = fleet.run_status(run)
-    if status.startswith("finished") and status != "finished:completed":
-        raise LaunchError(f"Flower run {run} is {status}: {fleet.run_log(run)}")
-    return time.monotonic()
+    def _look(self, ledger: Ledger, live: Live) -> None:
+        summaries = ledger.rounds()
+        for event in ledger.events():
+            if event.kind not in ("started", "finished", "stopped"):
+                self._say(f"{event.kind}: {event.text}")
+        for item in summaries:
+            for note in round_notes(ledger, item.number):
+                self._say(f"round {item.number}: {note}")
+            if item.state in (State.SETTLED, State.DELIVERED):
+                self._say(
+                    f"round {item.number} of {self.rounds}: {item.participants} institutions, "
+                    f"{item.edges} purchases, {credits_text(item.volume_micro)} credits"
+                )
+        if self.console.is_terminal:
+            live.update(_picture(ledger, summaries, self.rounds), refresh=True)
 
+    def _say(self, line: str) -> None:
+        if line not in self._said:
+            self._said.add(line)
+            self.console.print(line, soft_wrap=True)
 
-def _print_settled(summaries: list[RoundSummary], shown: int, rounds: int, console: Console) -> int:
-    settled = [item for item in summaries if item.state in (State.SETTLED, State.DELIVERED)]
-    for item in settled[shown:]:
-        console.print(
-            f"round {item.number} of {rounds}: {item.participants} institutions, "
-            f"{item.edges} purchases, {credits_text(item.volume_micro)} credits"
-        )
-    return len(settled)
+    def _check(self) -> None:
+        """Notice what ended by itself: a needed process, the run, or, just to say it, a node."""
+        for name, how in self.group.dead().items():
+            if name in ESSENTIAL:
+                raise LaunchError(f"{name} {how}")
+            self._say(f"{name} {how}")
+        if time.monotonic() - self._asked < ASK_FLOWER_EVERY_S:
+            return
+        status = self.fleet.run_status(self.run)
+        self._asked = time.monotonic()
+        if status.startswith("finished") and not self._over():
+            raise LaunchError(f"Flower run {self.run} is {status}: {self.fleet.run_log(self.run)}")
+
+    def _over(self) -> bool:
+        """Tell whether the ledger says by now that the market has ended."""
+        if not self.ledger_file.exists():
+            return False
+        with Ledger.open(self.ledger_file, create=False) as ledger:
+            return self._ended(ledger) is not None
 
 
 def _picture(ledger: Ledger, summaries: list[RoundSummary], rounds: int) -> Group:
@@ -96,15 +139,11 @@ def _picture(ledger: Ledger, summaries: list[RoundSummary], rounds: int) -> Grou
 
 def _headline(ledger: Ledger, state: RoundState, rounds: int) -> Text:
     names = {item.id: item.name for item in ledger.institutions()}
-    waiting = ", ".join(names[i] for i in state.waiting)
-    left = (
-        ""
-        if state.deadline_at is None
-        else f", {max(0.0, state.deadline_at - time.time()):.0f} s left"
-    )
     text = f"round {state.number} of {rounds}  {state.state}"
-    if state.state is State.COLLECTING and waiting:
-        text += f"  waiting for {waiting}{left}"
+    waiting = ", ".join(names[i] for i in state.waiting)
+    if state.state is State.COLLECTING and waiting and state.deadline_at is not None:
+        left = max(0.0, state.deadline_at - time.time())
+        text += f"  waiting for {waiting}, {left:.0f} s left"
     return Text(text, style="bold")
 
 
@@ -122,8 +161,7 @@ def _institutions(ledger: Ledger, state: RoundState, summaries: list[RoundSummar
             best = last.metrics[position].get("best_validation_accuracy")
             accuracy = "" if best is None else f"{100 * best:.1f}"
             row = last.clearing.imports[position]
-            sellers = " ".join(
-                names[j] for j, buys in zip(last.participants, row, strict=True) if buys
-            )
+            pairs = zip(last.participants, row, strict=True)
+            sellers = " ".join(names[j] for j, buys in pairs if buys)
         table.add_row(name, now, accuracy, sellers, credits_text(balances[name]))
     return table

@@ -57,21 +57,23 @@ def demo(
         seed=seed,
         fleet_port=fleet_port,
     )
-    run_demo(options, folder, json_file, Console())
+    # A polite kill and a closed terminal must end the started processes too, as Ctrl-C does.
+    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGHUP, _interrupt)
+    try:
+        run_demo(options, folder, json_file, Console(markup=False, highlight=False))
+    except KeyboardInterrupt:
+        typer.echo("ipfl: interrupted; everything that was started has been ended", err=True)
+        raise typer.Exit(130) from None
 
 
 def app() -> None:
     """Run the command line; every expected error is one line on stderr and exit code 1."""
-    # A polite kill must end the started processes too, as Ctrl-C does.
-    signal.signal(signal.SIGTERM, _interrupt)
     try:
         cli()
     except (LaunchError, LedgerError, SettingsError, OSError) as error:
         typer.echo(f"ipfl: {error}", err=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        typer.echo("ipfl: interrupted; everything that was started has been ended", err=True)
-        sys.exit(130)
 
 
 def _interrupt(*_: Any) -> None:

@@ -5,17 +5,44 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from types import FrameType, TracebackType
+from typing import IO, Self
 
 END_GRACE_S = 5.0
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class LaunchError(RuntimeError):
     """A process of the market could not be started, or ended when it should not have."""
+
+
+@contextlib.contextmanager
+def signals_held() -> Iterator[None]:
+    """Hold back the signals that ask us to stop until the block has ended.
+
+    A KeyboardInterrupt between the start of a child and our note of it would lose the child; one in
+    the middle of ending them would leave some alive. Only the main thread gets signals.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[int] = []
+
+    def hold(number: int, _: FrameType | None) -> None:
+        held.append(number)
+
+    before = {number: signal.signal(number, hold) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if held:
+            os.kill(os.getpid(), held[0])
 
 
 class ProcessGroup:
@@ -35,7 +62,9 @@ class ProcessGroup:
     def __init__(self, logs: Path, env: Mapping[str, str]) -> None:
         self._logs = logs
         self._env = dict(env)
-        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._children: dict[str, subprocess.Popen[str]] = {}
+        self._lock = threading.Lock()
+        self._ended = False
         logs.mkdir(parents=True, exist_ok=True)
 
     def __enter__(self) -> Self:
@@ -55,20 +84,10 @@ class ProcessGroup:
         Raises
         ------
         LaunchError
-            If the program can't be executed.
+            If the program can't be executed, or the group has been ended.
         """
-        with self.log(name).open("ab") as log:
-            try:
-                self._children[name] = subprocess.Popen(
-                    [str(part) for part in command],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    env=self._env,
-                    start_new_session=True,
-                )
-            except OSError as error:
-                raise LaunchError(f"{name} can't be started: {error}") from error
+        with self.log(name).open("a") as log:
+            self._start(name, command, log, log)
 
     def run(self, name: str, command: Sequence[str | Path], *, timeout_s: float) -> str:
         """Run `command` to its end and return its standard output.
@@ -78,58 +97,96 @@ class ProcessGroup:
         LaunchError
             If it exits with an error or takes longer than `timeout_s`; says its last lines.
         """
+        child = self._start(name, command, subprocess.PIPE, subprocess.PIPE)
         try:
-            done = subprocess.run(
-                [str(part) for part in command],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                env=self._env,
-                timeout=timeout_s,
-                check=False,
-            )
+            output, errors = child.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired as error:
             raise LaunchError(f"{name} did not end within {timeout_s:g} s") from error
+        finally:
+            self._finish(name)
         with self.log(name).open("a") as log:
-            log.write(done.stdout + done.stderr)
-        if done.returncode != 0:
-            last = " ".join((done.stderr or done.stdout).split()[-60:])
-            raise LaunchError(f"{name} failed (exit {done.returncode}): {last}")
-        return done.stdout
+            log.write(output + errors)
+        if child.returncode != 0:
+            last = " ".join((errors or output).split()[-60:])
+            raise LaunchError(f"{name} failed (exit {child.returncode}): {last}")
+        return output
 
     def log(self, name: str) -> Path:
         """Return the path of the log file of `name`."""
         return self._logs / f"{name}.log"
 
-    def check(self) -> None:
-        """Raise `LaunchError`, with its last lines, if any child has ended by itself."""
-        for name, child in self._children.items():
+    def dead(self) -> dict[str, str]:
+        """Return the children that have ended by themselves: name, and how with what last words."""
+        dead = {}
+        with self._lock:
+            children = dict(self._children)
+        for name, child in children.items():
             code = child.poll()
             if code is not None:
                 tail = " | ".join(self.log(name).read_text(errors="replace").split("\n")[-6:])
-                raise LaunchError(f"{name} ended (exit {code}); {self.log(name)} says: {tail}")
+                dead[name] = f"ended (exit {code}); {self.log(name)} says: {tail}"
+        return dead
 
     def end(self) -> None:
         """End all children and what they started: politely, then, after a grace, for certain."""
-        for child in self._children.values():
-            _signal_group(child.pid, signal.SIGTERM)
-        deadline = time.monotonic() + END_GRACE_S
-        for child in self._children.values():
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(max(0.0, deadline - time.monotonic()))
-        for child in self._children.values():
-            _signal_group(child.pid, signal.SIGKILL)
-            child.wait()
-        self._children.clear()
+        with signals_held():
+            with self._lock:
+                self._ended = True
+                children = list(self._children.values())
+                self._children.clear()
+            for child in children:
+                _signal_group(child.pid, signal.SIGTERM)
+            deadline = time.monotonic() + END_GRACE_S
+            for child in children:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(max(0.0, deadline - time.monotonic()))
+            for child in children:
+                _signal_group(child.pid, signal.SIGKILL)
+                child.wait()
+
+    def _start(
+        self,
+        name: str,
+        command: Sequence[str | Path],
+        stdout: int | IO[str],
+        stderr: int | IO[str],
+    ) -> subprocess.Popen[str]:
+        with signals_held(), self._lock:
+            if self._ended:
+                raise LaunchError(f"{name} is not started: the market is being ended")
+            try:
+                child = subprocess.Popen(
+                    [str(part) for part in command],
+                    stdin=subprocess.DEVNULL,
+                    stdout=stdout,
+                    stderr=stderr,
+                    text=True,
+                    env=self._env,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise LaunchError(f"{name} can't be started: {error}") from error
+            self._children[name] = child
+        return child
+
+    def _finish(self, name: str) -> None:
+        """Forget a child that was run, and end what may be left of it."""
+        with signals_held():
+            with self._lock:
+                child = self._children.pop(name, None)
+            if child is not None:
+                _signal_group(child.pid, signal.SIGKILL)
+                child.wait()
+                for pipe in (child.stdout, child.stderr):
+                    if pipe is not None:
+                        pipe.close()
 
 
-def free_ports(count: int) -> list[int]:
-    """Return `count` different TCP ports that are free on loopback now."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for sock in sockets:
-            sock.bind(("127.0.0.1", 0))
-        return [sock.getsockname()[1] for sock in sockets]
+def free_port() -> int:
+    """Return a TCP port that is free on loopback now."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
 
 
 def require_free(port: int, option: str) -> None:
@@ -146,16 +203,18 @@ def require_free(port: int, option: str) -> None:
 
 
 def wait_for_port(port: int, group: ProcessGroup, name: str, *, deadline_s: float) -> None:
-    """Wait until something accepts connections on loopback `port`.
+    """Wait until `name` accepts connections on loopback `port`.
 
     Raises
     ------
     LaunchError
-        If a process of `group` ends first, or the deadline passes.
+        If it ends first, or the deadline passes.
     """
     end = time.monotonic() + deadline_s
     while time.monotonic() < end:
-        group.check()
+        how = group.dead().get(name)
+        if how is not None:
+            raise LaunchError(f"{name} {how}")
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1.0):
             return
         time.sleep(0.1)

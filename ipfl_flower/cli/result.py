@@ -113,7 +113,7 @@ def print_result(result: Mapping[str, Any], console: Console) -> None:
     if ledger["verified"]:
         console.print(f"ledger verified, head {ledger['head']}", soft_wrap=True)
     else:
-        console.print("[red]ledger NOT verified:[/red]")
+        console.print("ledger NOT verified:", style="red")
         for problem in ledger["problems"]:
             console.print(f"  {problem}")
 

@@ -2,6 +2,7 @@
 
 from ipfl_flower.ledger.ledger import Ledger
 from ipfl_flower.ledger.records import (
+    EnrolmentError,
     Event,
     Institution,
     LedgerError,
@@ -18,6 +19,7 @@ from ipfl_flower.ledger.tables import MICRO
 
 __all__ = [
     "MICRO",
+    "EnrolmentError",
     "Event",
     "Institution",
     "Ledger",

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, func, select
 
 from ipfl_flower.ledger import tables as t
 from ipfl_flower.ledger.chain import canonical, settings_digest
-from ipfl_flower.ledger.records import LedgerError
+from ipfl_flower.ledger.records import EnrolmentError, LedgerError
 
 NAME_LENGTH_MAX: Final = 200
 NUMBER_MAX: Final = 2**63 - 1
@@ -50,18 +50,18 @@ def enrol(
     found = connection.execute(select(known).where(known.c.public_key == public_key)).first()
     if found is not None:
         if found.name != name:
-            raise LedgerError(
+            raise EnrolmentError(
                 f"the public key given for {name!r} is enrolled as {found.name!r}: "
                 "register a key of its own, or use that name"
             )
         if samples_cap is not None and samples_cap != found.samples_cap:
-            raise LedgerError(
+            raise EnrolmentError(
                 f"institution {name!r} is enrolled with samples_cap {found.samples_cap}, not "
                 f"{samples_cap}: the ledger is append-only, enrol it with a new key and name"
             )
         return int(found.id)
     if connection.scalar(select(known.c.id).where(known.c.name == name)) is not None:
-        raise LedgerError(
+        raise EnrolmentError(
             f"the name {name!r} belongs to an institution with another public key: "
             "choose another name, or use the key it was enrolled with"
         )
@@ -73,13 +73,15 @@ def enrol(
 
 def _check_identity(name: str, public_key: bytes, samples_cap: int | None) -> None:
     if not name.strip() or not name.isprintable() or len(name) > NAME_LENGTH_MAX:
-        raise LedgerError(
+        raise EnrolmentError(
             f"an institution's name has 1 to {NAME_LENGTH_MAX} printable characters, not {name!r}"
         )
     if not public_key:
-        raise LedgerError(f"institution {name!r} has an empty public key: register its key first")
+        raise EnrolmentError(
+            f"institution {name!r} has an empty public key: register its key first"
+        )
     if samples_cap is not None and not 0 <= samples_cap <= NUMBER_MAX:
-        raise LedgerError(f"samples_cap of {name!r} is {samples_cap}: give a number of samples")
+        raise EnrolmentError(f"samples_cap of {name!r} is {samples_cap}: give a number of samples")
 
 
 def _changes(old: Any, new: Any, path: str = "") -> Iterator[str]:

@@ -270,11 +270,17 @@ class Ledger:
 
     # --- reading ----------------------------------------------------------------------------------
 
-    def state(self) -> RoundState | None:
-        """Tell where the newest round stands; None before the first."""
+    def state(self, number: int | None = None) -> RoundState | None:
+        """Tell where a round stands, by default the newest; None before the first.
+
+        Raises
+        ------
+        LedgerError
+            There is no such round.
+        """
         with self._read() as connection:
-            number = last_round(connection)
-            return None if number is None else read_state(connection, number)
+            known = last_round(connection) if number is None else number
+            return None if known is None else read_state(connection, known)
 
     def reports(self, number: int) -> list[Report]:
         """List what institutions have reported in a round so far, by institution."""

@@ -15,6 +15,10 @@ class LedgerError(RuntimeError):
     """The ledger refused something; the message names it and says what to do."""
 
 
+class EnrolmentError(LedgerError):
+    """An institution can't be enrolled under that name, key or cap."""
+
+
 class State(StrEnum):
     """Where a round stands (architecture.md, "Public shapes")."""
 

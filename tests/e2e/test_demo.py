@@ -32,19 +32,35 @@ def ours(folder):
     return found
 
 
+def run_demo(folder, *arguments):
+    """Run a demo with 6 institutions to its end; return its folder, result and output."""
+    with (folder / "printed").open("w") as printed:
+        demo = subprocess.Popen(
+            [IPFL, "demo", "--dir", folder / "demo", "--json", folder / "out.json", *arguments],
+            stdout=printed,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            code = demo.wait(400)
+        finally:
+            demo.terminate()  # politely: it ends what it has started
+            demo.wait()
+    said = (folder / "printed").read_text()
+    assert code == 0, said
+    return folder / "demo", json.loads((folder / "out.json").read_text()), said
+
+
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory):
-    """Run a demo with 6 institutions to its end; return its folder, result and output."""
-    folder = tmp_path_factory.mktemp("market")
-    done = subprocess.run(
-        [IPFL, "demo", "--rounds", "4", "--dir", folder / "demo", "--json", folder / "out.json"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=400,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder / "demo", json.loads((folder / "out.json").read_text()), done.stdout
+    return run_demo(tmp_path_factory.mktemp("market"), "--rounds", "4")
+
+
+def test_the_papers_preset_works_as_well(tmp_path):
+    folder, result, _ = run_demo(tmp_path, "--rounds", "4", "--preset", "paper")
+    assert mean(result, "accuracy") > mean(result, "local_accuracy")
+    assert all(row["utility"] >= 0 for row in result["institutions"])
+    assert result["ledger"]["verified"] is True
+    assert ours(folder) == []
 
 
 def mean(result, key):
@@ -143,21 +159,27 @@ def test_the_institutions_keep_their_models_and_the_server_keeps_none(outcome):
     assert list((folder / "models").iterdir()) == []
 
 
-def test_ctrl_c_ends_every_process(tmp_path):
+@pytest.mark.parametrize("moment", ["starting", "training"])
+def test_ctrl_c_ends_every_process(tmp_path, moment):
+    """While processes are being started, and while ClientApps train."""
+    sign = "superlink" if moment == "starting" else "flwr-clientapp"
     with (tmp_path / "out").open("w") as out:
         demo = subprocess.Popen(
             [IPFL, "demo", "--institutions", "2", "--groups", "1", "--dir", tmp_path / "demo"],
             stdout=out,
             stderr=subprocess.STDOUT,
         )
-        log = tmp_path / "demo" / "logs" / "superlink.log"
-        end = time.monotonic() + 120
-        while not (log.exists() and len(ours(tmp_path)) > 2):
-            assert demo.poll() is None
-            assert time.monotonic() < end
-            time.sleep(0.2)
-        demo.send_signal(signal.SIGINT)
-        assert demo.wait(60) == 130
+        try:
+            end = time.monotonic() + 120
+            while not any(sign in " ".join(process.cmdline()) for process in ours(tmp_path)):
+                assert demo.poll() is None
+                assert time.monotonic() < end
+                time.sleep(0.1)
+            demo.send_signal(signal.SIGINT)
+            assert demo.wait(60) == 130
+        finally:
+            demo.terminate()
+            demo.wait()
     assert ours(tmp_path) == []
     assert "everything that was started has been ended" in (tmp_path / "out").read_text()
 

@@ -16,6 +16,12 @@ def test_a_demo_starts_in_an_empty_folder(tmp_path):
         assert [item.name for item in folder.iterdir()] == [".ipfl-demo"]
 
 
+def test_only_the_owner_can_look_into_the_folder(tmp_path):
+    (tmp_path / "demo").mkdir(mode=0o755)
+    with demo_folder(tmp_path / "demo") as folder:
+        assert folder.stat().st_mode & 0o077 == 0
+
+
 def test_a_folder_with_files_of_others_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with (

@@ -9,7 +9,7 @@ import pytest
 from ipfl_flower.cli.processes import (
     LaunchError,
     ProcessGroup,
-    free_ports,
+    free_port,
     require_free,
     wait_for_port,
 )
@@ -37,13 +37,13 @@ def group(tmp_path):
 
 def test_everything_that_was_started_is_ended_even_what_it_started_itself(tmp_path, monkeypatch):
     monkeypatch.setattr("ipfl_flower.cli.processes.END_GRACE_S", 0.2)
-    (port,) = free_ports(1)
+    port = free_port()
     with ProcessGroup(tmp_path, os.environ) as group:
         group.start("stubborn", [sys.executable, "-c", STUBBORN])
         group.start("listener", [sys.executable, "-c", LISTEN, str(port)])
         wait_for_port(port, group, "listener", deadline_s=30)
         while not (said := group.log("stubborn").read_text().split()):
-            group.check()
+            assert not group.dead()
     parent, child = (int(pid) for pid in said)
     assert not psutil.pid_exists(parent)
     # The grandchild is an orphan: init reaps it, or it is a zombie until then.
@@ -52,7 +52,7 @@ def test_everything_that_was_started_is_ended_even_what_it_started_itself(tmp_pa
 
 
 def test_a_child_that_ends_by_itself_is_named_with_its_last_words(group):
-    (port,) = free_ports(1)
+    port = free_port()
     group.start("node", [sys.executable, "-c", "import sys; sys.exit('no data here')"])
     with pytest.raises(LaunchError, match=r"node ended \(exit 1\).*no data here"):
         wait_for_port(port, group, "node", deadline_s=30)
@@ -64,7 +64,7 @@ def test_a_program_that_is_not_there_is_named(group):
 
 
 def test_nobody_listening_is_said_at_the_deadline(group):
-    (port,) = free_ports(1)
+    port = free_port()
     with pytest.raises(LaunchError, match=rf"link did not listen on port {port} within 0\.2 s"):
         wait_for_port(port, group, "link", deadline_s=0.2)
 
@@ -81,11 +81,8 @@ def test_a_command_that_fails_says_why(group):
         group.run("slow", [sys.executable, "-c", "import time; time.sleep(60)"], timeout_s=0.1)
 
 
-def test_free_ports_are_different_and_free():
-    ports = free_ports(5)
-    assert len(set(ports)) == 5
-    for port in ports:
-        require_free(port, "--port")
+def test_a_free_port_is_free():
+    require_free(free_port(), "--port")
 
 
 def test_a_port_in_use_is_named_with_the_option():
@@ -97,13 +94,47 @@ def test_a_port_in_use_is_named_with_the_option():
             require_free(port, "--fleet-port")
 
 
-def test_a_polite_kill_of_the_command_is_a_keyboard_interrupt():
-    code = (
-        "import os, signal\n"
-        "import ipfl_flower.cli.main as main\n"
-        "main.cli = lambda: os.kill(os.getpid(), signal.SIGTERM)\n"
-        "main.app()\n"
+def test_nothing_is_started_once_the_group_was_ended(tmp_path):
+    with ProcessGroup(tmp_path, os.environ) as group:
+        pass
+    with pytest.raises(LaunchError, match="late is not started: the market is being ended"):
+        group.start("late", [sys.executable, "-c", ""])
+
+
+# Starts a stubborn child, then gets one signal while that is ended and another right after.
+IMPATIENT = """
+import os, signal, subprocess, sys, threading
+from pathlib import Path
+from ipfl_flower.cli import processes
+processes.END_GRACE_S = 1.0
+children = []
+popen = subprocess.Popen
+class Spy(popen):
+    def wait(self, timeout=None):
+        os.kill(os.getpid(), signal.SIGINT)  # Ctrl-C again and again while we are ending
+        return super().wait(timeout)
+subprocess.Popen = Spy
+try:
+    with processes.ProcessGroup(Path(sys.argv[1]), os.environ) as group:
+        group.start("stubborn", [sys.executable, "-c", sys.argv[2]])
+        while not (said := group.log("stubborn").read_text().split()):
+            pass
+        print(*said, flush=True)
+        os.kill(os.getpid(), signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_an_impatient_ctrl_c_leaves_nothing_alive(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", IMPATIENT, tmp_path, STUBBORN],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 130
-    assert "everything that was started has been ended" in done.stderr
+    assert "interrupted" in done.stdout, done.stderr
+    for pid in map(int, done.stdout.split()[:2]):
+        if psutil.pid_exists(pid):
+            assert psutil.Process(pid).status() == psutil.STATUS_ZOMBIE

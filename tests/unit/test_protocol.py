@@ -1,3 +1,5 @@
+import io
+
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
@@ -139,13 +141,58 @@ def test_a_torn_tensor_is_refused_by_name():
         Reply.from_message(delivered(records), round_number=3)
 
 
-def test_an_error_reply_says_the_last_line_of_its_traceback():
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        ("<class 'ipfl_flower.x.TrainingError'>:<'it\n diverged'>", "TrainingError: it diverged"),
+        ("Node unavailable", "Node unavailable"),
+        ("x" * 2000, "x" * 500),
+        ("", "no reason given"),
+    ],
+)
+def test_an_error_reply_is_said_in_one_line(reason, said):
     asked = Message(RecordDict(), dst_node_id=7, message_type="train")
-    reply = Message(
-        Error(2, "Traceback (most recent call last):\nValueError: no data\n"), reply_to=asked
-    )
-    with pytest.raises(ProtocolError, match="the institution failed: ValueError: no data"):
-        Reply.from_message(reply, round_number=3)
+    with pytest.raises(ProtocolError) as refused:
+        Reply.from_message(Message(Error(2, reason), reply_to=asked), round_number=3)
+    assert str(refused.value) == f"the institution failed: {said}"
+
+
+def npy(header, data=b""):
+    """A .npy file with a header of our own making."""
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + data
+
+
+def an_npz():
+    buffer = io.BytesIO()
+    np.savez(buffer, w=np.zeros(3))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"PK\x03\x04 no archive",
+        an_npz(),
+        npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000000,), }"),
+        npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (10**30,), }"),
+        npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (-1, -4), }", b"0123456789abcdef"),
+        npy(b"{'descr': '|O', 'fortran_order': False, 'shape': (1,), }", b"cos\nsystem\n"),
+        npy(b"((("),
+        b"\x93NUMPY\x09\x00",
+    ],
+)
+def test_a_hostile_tensor_is_refused_by_name(data):
+    records = a_reply().to_records()
+    records["arrays"]["w"].data = data
+    with pytest.raises(ProtocolError, match="tensor 'w' can't be read"):
+        Reply.from_message(delivered(records), round_number=3)
+
+
+def test_a_tensor_in_fortran_order_keeps_its_values():
+    model = {"w": np.asfortranarray(np.arange(6.0).reshape(2, 3))}
+    read = Reply.from_message(delivered(a_reply(arrays=model).to_records()), round_number=3)
+    np.testing.assert_array_equal(read.arrays["w"], model["w"])
 
 
 def test_a_request_of_another_version_is_refused_at_the_institution():
