@@ -75,6 +75,8 @@ class Settings(BaseModel):
         The largest N that the contract lets an institution report.
     ledger, models_dir, initial_model
         A database URL or file; the folder of the bank; the file of θ⁰. Absolute paths.
+    resume : bool
+        Go on with the market that the ledger holds; without it, a ledger with rounds is refused.
     poll_s : float
         Pause between two looks for replies.
     """
@@ -109,6 +111,7 @@ class Settings(BaseModel):
     ledger: str = Field(min_length=1)
     models_dir: Path = Field(strict=False)
     initial_model: Path = Field(strict=False)
+    resume: bool = False
     poll_s: float = Field(default=0.1, gt=0, le=10)
 
     @model_validator(mode="after")

@@ -1,6 +1,6 @@
 """From a round's reports and Gram matrix to what is paid, and to what each buyer is sent."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -167,6 +167,11 @@ class Owed:
         before = set(map(_bank, self._owed.values()))
         self._owed |= dict.fromkeys(delivery.settlement.participants, delivery)
         self._drop(before | {delivery.bank})
+
+    def restore(self, delivery: Delivery, institutions: Iterable[int]) -> None:
+        """Owe `institutions` what `delivery` brings: they had not taken it when the server died."""
+        self._owed |= dict.fromkeys(institutions, delivery)
+        self._drop({delivery.bank})
 
     def get(self, institution: int) -> Delivery | None:
         """Return the round whose outcome `institution` has not taken yet."""

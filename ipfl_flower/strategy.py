@@ -22,10 +22,11 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from ipfl_flower.exchange import Clock, Exchange
-from ipfl_flower.ledger import Ledger, LedgerError, Report
+from ipfl_flower.ledger import Ledger, LedgerError, Report, RoundState
 from ipfl_flower.members import Member, Members
-from ipfl_flower.models import Layout, ModelBank, ModelError
+from ipfl_flower.models import Layout, ModelBank, ModelError, row_digest
 from ipfl_flower.protocol import Arrays, ProtocolError, Reply, Request, Role
+from ipfl_flower.resume import Banks, Standing, standing
 from ipfl_flower.settings import Settings
 from ipfl_flower.settlement import Delivery, InvariantError, Owed, deliver, settle
 
@@ -65,9 +66,9 @@ class IPFL(Strategy):
         self._clock = clock or Clock()
         self._deadline_s = settings.deadline_s
         self._reference: Arrays = {}
-        self._layout: Layout | None = None
+        self._banks: Banks | None = None
         self._owed = Owed()
-        self._settled: int | None = None
+        self._undelivered: int | None = None
         self._without_model: set[int] = set()
         self._exchange: Exchange | None = None
 
@@ -111,7 +112,9 @@ class IPFL(Strategy):
             If too few institutions come, or a round ends below its quorum. What earlier rounds
             owe has been sent to whoever is there.
         LedgerError
-            If the ledger belongs to another market.
+            If the ledger belongs to another market: names what differs.
+        ResumeError
+            If the models on disk are not those that the ledger knows.
         ModelError
             If θ⁰ can't be shared.
         """
@@ -119,17 +122,21 @@ class IPFL(Strategy):
             raise MarketError("evaluate_fn: the server of a market has no model to evaluate")
         rounds = self.settings.rounds if num_rounds is None else num_rounds
         self._deadline_s = self.settings.deadline_s if timeout is None else timeout
-        self._open_market(initial_arrays)
-        self.summary()
         result = Result()
         try:
-            self._wait_for(grid, self.settings.institutions_min)
+            where = self._open_market(initial_arrays)
+            self.summary()
+            begun = where.next_round > 0 or where.unfinished is not None
+            self._wait_for(grid, 0 if begun else self.settings.institutions_min)
+            last = (rounds, evaluate_config or ConfigRecord(), result)
             try:
-                self._play(grid, initial_arrays, rounds, train_config or ConfigRecord(), result)
-            finally:
-                self._deliver_last(
-                    grid, initial_arrays, rounds, evaluate_config or ConfigRecord(), result
+                self._play(
+                    grid, initial_arrays, where, rounds, train_config or ConfigRecord(), result
                 )
+            except MarketError:
+                self._deliver_last(grid, initial_arrays, *last)
+                raise
+            self._deliver_last(grid, initial_arrays, *last)
         finally:
             self._owed.close()
         return result
@@ -156,10 +163,12 @@ class IPFL(Strategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterator[Message]:
-        """Yield the round's messages, one at a time."""
+        """Yield the round's messages, one at a time, to whoever has not answered yet."""
         del arrays, config, grid
+        state = self._state(server_round)
         for member in self.members:
-            yield self.message(member, server_round, train=True)
+            if member.institution in state.waiting:
+                yield self.message(member, server_round, train=True)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -172,10 +181,11 @@ class IPFL(Strategy):
             If fewer than the quorum replied with a usable model, and that not because
             institutions left; the round is abandoned.
         """
-        bank = self._new_bank(server_round)
+        known = {report.institution: report for report in self.ledger.reports(server_round)}
+        bank = self._the_banks.continued(server_round, known)
         with ExitStack() as on_error:
             on_error.callback(bank.close)
-            reports = self._collect(server_round, replies, bank)
+            reports = known | self._collect(server_round, replies, bank)
             fault = self._short_of_quorum(server_round, reports)
             if fault is not None:
                 self._abandon(server_round, fault, bank)
@@ -205,7 +215,10 @@ class IPFL(Strategy):
     ) -> Iterator[Message]:
         """Yield the last delivery: the centres that are owed, to be judged, not trained on."""
         del arrays, config, grid
+        heard = self.ledger.last_heard()
         for member in self.members:
+            if heard[member.institution] >= server_round:
+                continue
             yield self.message(member, server_round, train=False)
 
     def aggregate_evaluate(
@@ -229,17 +242,26 @@ class IPFL(Strategy):
         return _mean(metrics)
 
     def _play(
-        self, grid: Grid, initial: ArrayRecord, rounds: int, config: ConfigRecord, result: Result
+        self,
+        grid: Grid,
+        initial: ArrayRecord,
+        where: Standing,
+        rounds: int,
+        config: ConfigRecord,
+        result: Result,
     ) -> None:
         """Play the rounds; stop early, and say so, when too many institutions have left."""
-        for number in range(rounds):
-            if not self._wait_for(grid, self.settings.quorum):
+        for number in range(where.next_round, rounds):
+            if where.unfinished is not None and where.unfinished.number == number:
+                self._wait_for_asked(grid, where.unfinished.waiting)
+            elif not self._wait_for(grid, self.settings.quorum):
                 self.ledger.log_event(
                     "ended early", f"before round {number}: {self.members.left} institutions left"
                 )
                 return
-            ids, quorum = self.members.ids, self.settings.quorum
-            self.ledger.open_round(number, ids, self._deadline_s, quorum)
+            else:
+                ids, quorum = self.members.ids, self.settings.quorum
+                self.ledger.open_round(number, ids, self._deadline_s, quorum)
             self._exchange = self._new_exchange(grid, number, train=True)
             refused = self._exchange.send(self.configure_train(number, initial, config, grid))
             self._delivered()
@@ -253,7 +275,7 @@ class IPFL(Strategy):
         self, grid: Grid, initial: ArrayRecord, number: int, config: ConfigRecord, result: Result
     ) -> None:
         """Send what is still owed, when there is no next round to send it with."""
-        self._wait_for_buyers(grid)
+        self._wait_for_asked(grid, self._owed.buyers())
         self._exchange = self._new_exchange(grid, number, train=False)
         self._exchange.send(self.configure_evaluate(number, initial, config, grid))
         self._delivered()
@@ -263,22 +285,43 @@ class IPFL(Strategy):
         for institution in self._owed.buyers():
             self.ledger.log_event("undelivered", f"{names[institution]} has not taken its centre")
 
-    def _open_market(self, initial: ArrayRecord) -> None:
+    def _open_market(self, initial: ArrayRecord) -> Standing:
+        """Begin the market, or go on where its ledger says that it stood."""
         self._reference = {name: array.numpy() for name, array in initial.items()}
-        self._layout = Layout.of(self._reference)
-        self._layout.check(self._reference)
-        state = self.ledger.state()
-        if state is not None:
-            raise MarketError(
-                f"the ledger {self.settings.ledger} holds a market up to round {state.number}: "
-                "name a new ledger file for a new market"
-            )
-        folder = self.settings.models_dir
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder.chmod(0o700)
-        for stale in folder.glob("round-*.bank*"):
-            stale.unlink()
-        self.ledger.begin({**self.settings.contract(), "layout": self._layout.digest})
+        layout = Layout.of(self._reference)
+        layout.check(self._reference)
+        where = standing(self.ledger)
+        if where.next_round or where.unfinished:
+            if not self.settings.resume:
+                raise MarketError(
+                    f"the ledger {self.settings.ledger} holds a market up to round "
+                    f"{where.next_round}: resume it (--resume), or name a new ledger for a new one"
+                )
+            self.ledger.log_event("resumed", f"at round {where.next_round}")
+        self.ledger.begin(
+            {
+                **self.settings.contract(),
+                "layout": layout.digest,
+                "initial-model": row_digest(layout, layout.flatten(self._reference)),
+            }
+        )
+        self._banks = Banks(self.settings.models_dir, layout, self._reference, self.ledger)
+        unfinished = set() if where.unfinished is None else {where.unfinished.number}
+        self._banks.keep_only({*where.owed} | unfinished)
+        for number, institutions in where.owed.items():
+            self._owed.restore(self._banks.delivery(number, self.settings), institutions)
+        self._undelivered = where.undelivered
+        return where
+
+    @property
+    def _the_banks(self) -> Banks:
+        assert self._banks is not None  # noqa: S101 - start() has opened the market
+        return self._banks
+
+    def _state(self, number: int) -> RoundState:
+        state = self.ledger.state(number)
+        assert state is not None  # noqa: S101 - a round that does not exist is an error there
+        return state
 
     def _wait_for(self, grid: Grid, least: int) -> bool:
         """Read who is online until there are at least `least`, or a quorum if that is more.
@@ -306,11 +349,11 @@ class IPFL(Strategy):
             self.members.refresh(grid)
         return True
 
-    def _wait_for_buyers(self, grid: Grid) -> None:
-        """Give buyers who paid and are away a little time to come back for their centres."""
+    def _wait_for_asked(self, grid: Grid, institutions: Iterable[int]) -> None:
+        """Give `institutions` a little time to come back, and go on with who is there."""
         end = self._clock.monotonic() + self.settings.absence_s
         self.members.refresh(grid)
-        while any(self.members.get(i) is None for i in self._owed.buyers()):
+        while any(self.members.get(i) is None for i in institutions):
             if self._clock.monotonic() > end:
                 return
             self._clock.sleep(self.settings.poll_s)
@@ -328,12 +371,6 @@ class IPFL(Strategy):
         return Exchange(
             grid, self._deadline_s, settings.absence_s, settings.poll_s, remake, self._clock
         )
-
-    def _new_bank(self, number: int) -> ModelBank:
-        assert self._layout is not None  # noqa: S101 - start() has opened the market
-        path = self.settings.models_dir / f"round-{number:06d}.bank"
-        rows = len(self.ledger.institutions())
-        return ModelBank(path, self._layout, rows, self._reference)
 
     def _request(self, institution: int, number: int, *, train: bool) -> Request:
         delivery = self._owed.get(institution)
@@ -410,8 +447,7 @@ class IPFL(Strategy):
         usable = sum(not report.leaving for report in reports.values())
         if usable >= self.settings.quorum:
             return None
-        state = self.ledger.state(number)
-        failed = {} if state is None else state.failed
+        failed = self._state(number).failed
         names = {member.institution: member.name for member in self.members}
         silent = [name for i, name in names.items() if i not in reports and i not in failed]
         left = [names[i] for i, report in reports.items() if report.leaving]
@@ -434,7 +470,7 @@ class IPFL(Strategy):
             self._abandon(number, _Fault(str(error), by_silence=False), bank)
         else:
             self._owed.add(delivery)
-            self._settled = number
+            self._undelivered = number
 
     def _abandon(self, number: int, fault: "_Fault", bank: ModelBank) -> None:
         self.ledger.abandon(number, fault.reason)
@@ -442,9 +478,9 @@ class IPFL(Strategy):
 
     def _delivered(self) -> None:
         """Note that the last settled round's outcome has been sent to everyone who is there."""
-        if self._settled is not None:
-            self.ledger.deliver(self._settled)
-            self._settled = None
+        if self._undelivered is not None:
+            self.ledger.deliver(self._undelivered)
+            self._undelivered = None
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,11 @@
 """The folder that Flower bundles and ships: our packages and the project file, nothing else."""
 
+import json
 import shutil
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 PACKAGES = ("ipfl_flower", "client_app", "server_app")
 
@@ -30,6 +33,11 @@ def stage_app(folder: Path) -> Path:
     project = packaged if packaged.exists() else ours.parent / "pyproject.toml"
     shutil.copyfile(project, folder / "pyproject.toml")
     return folder
+
+
+def to_toml(table: Mapping[str, Any]) -> str:
+    """Write a flat table: JSON's strings, numbers and booleans are TOML's, too."""
+    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items())
 
 
 def _source(package: str) -> Path:

@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from ipfl_flower.cli.bundle import stage_app
+from ipfl_flower.cli.bundle import stage_app, to_toml
 from ipfl_flower.cli.fleet import Fleet, Node, environment
 from ipfl_flower.cli.folder import demo_folder
 from ipfl_flower.cli.live import Watch
@@ -131,15 +131,15 @@ def _run_market(
         nodes = [Node(name, files[name]) for name in options.names()]
         _start_nodes(fleet, nodes, group)
     market_file = folder / "market.toml"
-    market_file.write_text(_toml(settings), encoding="utf-8")
+    market_file.write_text(to_toml(settings), encoding="utf-8")
     with console.status("submitting the market"):
-        run = fleet.submit(stage_app(folder / "app"), market_file)
+        run = fleet.flower.submit(stage_app(folder / "app"), market_file)
     console.print(
         f"{options.institutions} institutions, {fleet.transport}, "
         f"Flower run {run} ({time.monotonic() - started:.0f} s to start)",
         soft_wrap=True,
     )
-    Watch(folder / "ledger.db", group, fleet, run, options.rounds, console).follow()
+    Watch(folder / "ledger.db", group, fleet.flower, options.rounds, console).follow(run)
     with console.status("the same steps alone, and with FedAvg"):
         printed = _trainer_module(
             group,
@@ -210,8 +210,3 @@ def _trainer_module(group: ProcessGroup, name: str, *arguments: object) -> str:
     module = f"ipfl_flower.trainer.{name}"
     command = [sys.executable, "-m", module, *[str(argument) for argument in arguments]]
     return group.run(name, command, timeout_s=COMMAND_DEADLINE_S)
-
-
-def _toml(table: Mapping[str, Any]) -> str:
-    """Write a flat table: JSON's strings, numbers and booleans are TOML's, too."""
-    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items())

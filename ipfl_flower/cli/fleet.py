@@ -3,24 +3,21 @@
 import json
 import os
 import secrets
-import sysconfig
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 
 from ipfl_flower.cli.certs import make_node_key, make_server_certificates, write_private
+from ipfl_flower.cli.flower import SCRIPTS, FlowerCli
 from ipfl_flower.cli.processes import (
-    LaunchError,
     ProcessGroup,
     free_port,
     wait_for_port,
 )
 
-SCRIPTS = Path(sysconfig.get_path("scripts"))
 CONNECTION = "market"
 FLEET_API = "grpc-rere"  # gRPC, request and response
 START_DEADLINE_S = 60.0
-COMMAND_DEADLINE_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -72,6 +69,7 @@ class Fleet:
         self._group = group
         self._fleet_port = fleet_port
         self._control_port = 0
+        self.flower = FlowerCli(group, CONNECTION)
         self.transport = f"{FLEET_API} over TLS, authenticated nodes"
         self._certificates = make_server_certificates(
             folder / "certificates", ["127.0.0.1", "localhost"]
@@ -117,15 +115,7 @@ class Fleet:
         """Make a key for `node`, register it with the SuperLink and start its SuperNode."""
         key = self._folder / "keys" / node.name
         public = make_node_key(key)
-        self._flwr(
-            f"register-{node.name}",
-            "supernode",
-            "register",
-            "--name",
-            node.name,
-            public,
-            CONNECTION,
-        )
+        self.flower.register(node.name, public)
         self._group.start(
             f"supernode-{node.name}",
             [
@@ -137,46 +127,12 @@ class Fleet:
             ],
         )
 
-    def submit(self, app: Path, config: Path) -> int:
-        """Submit the market's app and return Flower's run id.
-
-        Parameters
-        ----------
-        app : Path
-            A folder with the app's ``pyproject.toml`` and packages (see `cli.bundle`).
-        config : Path
-            A TOML file of run settings.
-        """
-        printed = self._flwr(
-            "submit", "run", app, CONNECTION, "--run-config", config, "--format", "json"
-        )
-        try:
-            return int(json.loads(printed)["run-id"])
-        except (ValueError, KeyError) as error:
-            raise LaunchError(f"flwr run answered without a run id: {printed[-300:]}") from error
-
-    def run_status(self, run: int) -> str:
-        """Return Flower's status of a run, such as ``running`` or ``finished:failed``."""
-        printed = self._flwr("list", "list", CONNECTION, "--run-id", str(run), "--format", "json")
-        try:
-            return str(json.loads(printed)["runs"][0]["status"])
-        except (ValueError, KeyError, IndexError) as error:
-            raise LaunchError(f"flwr list answered without a status: {printed[-300:]}") from error
-
-    def run_log(self, run: int) -> str:
-        """Return the last lines that the server app of a run printed."""
-        printed = self._flwr("log", "log", str(run), CONNECTION, "--show")
-        return " | ".join(printed.split("\n")[-8:])
-
     def _free_port(self) -> int:
         with self._ports:
             while (port := free_port()) in self._used:
                 pass
             self._used.add(port)
             return port
-
-    def _flwr(self, name: str, *arguments: str | Path) -> str:
-        return self._group.run(name, [SCRIPTS / "flwr", *arguments], timeout_s=COMMAND_DEADLINE_S)
 
     def _write_connection(self) -> None:
         home = self._folder / "flower"

@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ipfl_flower.cli.fleet import Fleet
+from ipfl_flower.cli.flower import FlowerCli
 from ipfl_flower.cli.ledger import round_notes
 from ipfl_flower.cli.money import credits_text
 from ipfl_flower.cli.processes import LaunchError, ProcessGroup
@@ -23,6 +23,10 @@ BEGIN_DEADLINE_S = 180.0
 ESSENTIAL = ("superlink", "superexec")
 
 
+class MarketStoppedError(LaunchError):
+    """The market has ended before its last round, for a reason that its ledger gives."""
+
+
 @dataclass
 class Watch:
     """Follows one market until it has ended.
@@ -32,39 +36,59 @@ class Watch:
     ledger_file : Path
         The market's ledger; the server app makes it.
     group : ProcessGroup
-    fleet : Fleet
-    run : int
-        Flower's run id.
+    flower : FlowerCli
     rounds : int
         Of the market.
     console : Console
         On a terminal the picture is live; what happened is a line everywhere.
+    patience_s : float
+        How long the SuperLink may be out of reach.
     """
 
     ledger_file: Path
     group: ProcessGroup
-    fleet: Fleet
-    run: int
+    flower: FlowerCli
     rounds: int
     console: Console
+    patience_s: float = 0.0
+    _run: int = 0
+    _events_before: int = 0
     _asked: float = field(default_factory=time.monotonic)
+    _reached: float = field(default_factory=time.monotonic)
     _said: set[str] = field(default_factory=set)
 
-    def follow(self) -> None:
+    def events(self) -> int:
+        """Return how many events the ledger holds: those of earlier runs, before a run is begun."""
+        if not self.ledger_file.exists():
+            return 0
+        with Ledger.open(self.ledger_file, create=False) as ledger:
+            return len(ledger.events())
+
+    def follow(self, run: int, events_before: int = 0) -> None:
         """Show the market until it has ended.
+
+        Parameters
+        ----------
+        run : int
+            Flower's run id.
+        events_before : int
+            What `events` said before this run.
 
         Raises
         ------
+        MarketStoppedError
+            If it stopped, and its ledger says why.
         LaunchError
-            If it stopped, never began, or a process that it needs has ended; says why.
+            If it never began, or its server app or a process that it needs has died.
         """
+        self._run, self._events_before = run, events_before
         end = time.monotonic() + BEGIN_DEADLINE_S
-        while not self.ledger_file.exists():
+        while self.events() == events_before:
             self._check()
             if time.monotonic() > end:
                 raise LaunchError(
                     f"the market did not begin within {BEGIN_DEADLINE_S:g} s: "
-                    f"{self.fleet.run_log(self.run)}"
+                    f"{self.flower.run_log(run)}"
                 )
             time.sleep(LOOK_EVERY_S)
         with (
@@ -77,11 +101,11 @@ class Watch:
                 time.sleep(LOOK_EVERY_S)
             self._look(ledger, live)
         if ended:
-            raise LaunchError(f"the market stopped: {ended}")
+            raise MarketStoppedError(f"the market stopped: {ended}")
 
     def _ended(self, ledger: Ledger) -> str | None:
         """Return None while the market runs, "" when it has finished, or why it stopped."""
-        for event in ledger.events():
+        for event in ledger.events()[self._events_before :]:
             if event.kind == "finished":
                 return ""
             if event.kind == "stopped":
@@ -117,10 +141,18 @@ class Watch:
             self._say(f"{name} {how}")
         if time.monotonic() - self._asked < ASK_FLOWER_EVERY_S:
             return
-        status = self.fleet.run_status(self.run)
         self._asked = time.monotonic()
+        try:
+            status = self.flower.run_status(self._run)
+        except LaunchError:
+            if self._asked - self._reached < self.patience_s:
+                return
+            raise
+        self._reached = self._asked
         if status.startswith("finished") and not self._over():
-            raise LaunchError(f"Flower run {self.run} is {status}: {self.fleet.run_log(self.run)}")
+            raise LaunchError(
+                f"Flower run {self._run} is {status}: {self.flower.run_log(self._run)}"
+            )
 
     def _over(self) -> bool:
         """Tell whether the ledger says by now that the market has ended."""

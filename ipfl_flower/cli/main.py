@@ -1,7 +1,10 @@
 """The ``ipfl`` command."""
 
+import json
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +14,9 @@ from rich.console import Console
 from ipfl_flower.cli.demo import DemoOptions, run_demo
 from ipfl_flower.cli.ledger import ledger_app
 from ipfl_flower.cli.processes import LaunchError
-from ipfl_flower.ledger import LedgerError
+from ipfl_flower.cli.run import run_market
+from ipfl_flower.cli.status import read_status, status_lines
+from ipfl_flower.ledger import Ledger, LedgerError
 from ipfl_flower.settings import SettingsError
 
 cli = typer.Typer(
@@ -57,14 +62,37 @@ def demo(
         seed=seed,
         fleet_port=fleet_port,
     )
-    # A polite kill and a closed terminal must end the started processes too, as Ctrl-C does.
-    signal.signal(signal.SIGTERM, _interrupt)
-    signal.signal(signal.SIGHUP, _interrupt)
-    try:
-        run_demo(options, folder, json_file, Console(markup=False, highlight=False))
-    except KeyboardInterrupt:
-        typer.echo("ipfl: interrupted; everything that was started has been ended", err=True)
-        raise typer.Exit(130) from None
+    with _interruptible():
+        run_demo(options, folder, json_file, _console())
+
+
+@cli.command()
+def run(
+    market: Annotated[Path, typer.Argument(help="The market's settings, market.toml.")],
+    superlink: Annotated[
+        str, typer.Option(help="The SuperLink's name in Flower's config.toml.")
+    ] = "market",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the market that the ledger holds.")
+    ] = False,
+    patience: Annotated[
+        float, typer.Option(min=0, help="Seconds that the SuperLink may be out of reach.")
+    ] = 600.0,
+) -> None:
+    """Submit a market and keep it going: when its server app dies, it is resumed."""
+    with _interruptible():
+        run_market(market, superlink, _console(), resume=resume, patience_s=patience)
+
+
+@cli.command()
+def status(
+    ledger: Annotated[str, typer.Argument(help="The ledger: a file or a database URL.")],
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say which round it is, which phase, whom it waits for and until when."""
+    with Ledger.open(ledger, create=False) as book:
+        found = read_status(book)
+    typer.echo(json.dumps(found, indent=2) if json_ else "\n".join(status_lines(found)))
 
 
 def app() -> None:
@@ -74,6 +102,25 @@ def app() -> None:
     except (LaunchError, LedgerError, SettingsError, OSError) as error:
         typer.echo(f"ipfl: {error}", err=True)
         sys.exit(1)
+
+
+def _console() -> Console:
+    return Console(markup=False, highlight=False)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let a polite kill and a closed terminal end what was started, as Ctrl-C does."""
+    # SIGINT too: a shell starts background jobs with it ignored. SIGHUP not, where nohup says so.
+    signal.signal(signal.SIGINT, _interrupt)
+    signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, _interrupt)
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("ipfl: interrupted; everything that was started has been ended", err=True)
+        raise typer.Exit(130) from None
 
 
 def _interrupt(*_: Any) -> None:

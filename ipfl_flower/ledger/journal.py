@@ -41,5 +41,15 @@ def read_acknowledgements(connection: Connection) -> dict[int, dict[str, float]]
     return {row.institution: json.loads(row.metrics) for row in rows}
 
 
+def read_last_heard(connection: Connection) -> dict[int, int]:
+    """Load the number of the last message that each institution answered; −1: none."""
+    heard = dict.fromkeys(connection.scalars(select(t.institutions.c.id)), -1)
+    for table in (t.reports, t.acknowledgements):
+        query = select(table.c.institution, func.max(table.c.round)).group_by(table.c.institution)
+        for institution, number in connection.execute(query):
+            heard[institution] = max(heard[institution], number)
+    return heard
+
+
 def _next_id(connection: Connection, table: Table) -> int:
     return int(connection.scalar(select(func.count()).select_from(table)) or 0)

@@ -258,6 +258,11 @@ class Ledger:
         with self._read() as connection:
             return journal.read_acknowledgements(connection)
 
+    def last_heard(self) -> dict[int, int]:
+        """Load the number of the last message that each institution, by id, answered; −1: none."""
+        with self._read() as connection:
+            return journal.read_last_heard(connection)
+
     def log_event(self, kind: str, text: str) -> None:
         """Note that something happened to the server or an institution."""
         with self._write() as connection:

@@ -2,7 +2,15 @@
 
 from ipfl_flower.models.bank import ModelBank
 from ipfl_flower.models.files import load_model, save_model
-from ipfl_flower.models.layout import Layout, ModelError
+from ipfl_flower.models.layout import Layout, ModelError, row_digest
 from ipfl_flower.models.rows import BankError
 
-__all__ = ["BankError", "Layout", "ModelBank", "ModelError", "load_model", "save_model"]
+__all__ = [
+    "BankError",
+    "Layout",
+    "ModelBank",
+    "ModelError",
+    "load_model",
+    "row_digest",
+    "save_model",
+]

@@ -104,6 +104,7 @@ def test_nothing_is_started_once_the_group_was_ended(tmp_path):
 # Starts a stubborn child, then gets one signal while that is ended and another right after.
 IMPATIENT = """
 import os, signal, subprocess, sys, threading
+signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be inherited as ignored
 from pathlib import Path
 from ipfl_flower.cli import processes
 processes.END_GRACE_S = 1.0

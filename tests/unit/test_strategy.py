@@ -8,9 +8,10 @@ from support.fake_grid import FakeGrid, Faults
 from support.institutions import FakeInstitution, theta0
 
 from ipfl_flower import strategy as strategy_module
-from ipfl_flower.ledger import Ledger, State
+from ipfl_flower.ledger import Ledger, LedgerError, State
 from ipfl_flower.market import Terms
 from ipfl_flower.protocol import array_record
+from ipfl_flower.resume import ResumeError
 from ipfl_flower.settings import Settings
 from ipfl_flower.strategy import IPFL, MarketError
 
@@ -452,10 +453,77 @@ def test_a_violated_invariant_stops_the_settlement_not_the_market(market, monkey
     assert all(item.requests[2].role == "none" for item in institutions.values())
 
 
-def test_a_ledger_that_holds_a_market_is_not_played_on(market, tmp_path):
+def again(tmp_path, **values):
+    """Name the ledger and the models of the test's first market."""
+    folder = tmp_path / "0"
+    return {"ledger": str(folder / "ledger.db"), "models-dir": str(folder / "models"), **values}
+
+
+def test_a_ledger_that_holds_a_market_is_played_on_only_when_told_so(market, tmp_path):
+    institutions = four()
+    market(institutions)
+    with pytest.raises(MarketError, match=r"up to round 3: resume it \(--resume\), or name a new"):
+        market(institutions, **again(tmp_path))
+    _, ledger = market(institutions, **again(tmp_path, resume=True, rounds=5))
+    assert [item.state for item in ledger.rounds()] == [State.DELIVERED] * 5
+    assert ledger.verify() == []
+    assert [request.round for request in institutions["elm"].requests] == [0, 1, 2, 3, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"distance-weight": 2.0}, "distance-weight was 5.0, is 2.0"),
+        ({"mechanism": "paper"}, 'selection was "exact", is "greedy"'),
+        ({"eta": 0.25}, 'eta was "auto", is 0.25'),
+    ],
+)
+def test_a_market_is_not_resumed_under_other_rules(market, tmp_path, changed, said):
     market(four())
-    with pytest.raises(MarketError, match="name a new ledger file"):
-        market(four(), ledger=str(tmp_path / "0" / "ledger.db"))
+    with pytest.raises(LedgerError, match=said):
+        market(four(), **again(tmp_path, resume=True, rounds=5, **changed))
+
+
+def test_a_market_is_not_resumed_with_another_model(market, tmp_path):
+    market(four())
+    other = {name: value + 1 for name, value in theta0().items()}
+    settings = Settings.read(
+        {"initial-model": str(tmp_path / "t.npz"), **again(tmp_path, resume=True, rounds=5)}
+    )
+    grid = FakeGrid(four())
+    with (
+        Ledger.open(settings.ledger) as ledger,
+        pytest.raises(LedgerError, match="initial-model was"),
+    ):
+        IPFL(settings, ledger, grid.clock).start(grid, array_record(other))
+
+
+def test_a_damaged_model_of_an_undelivered_round_is_named(market, tmp_path):
+    """The server dies after a commit; before it is back, a byte of a model on disk has changed."""
+
+    class DiedError(Exception):
+        pass
+
+    def prepare(grid, ledger):
+        commit = ledger.commit
+
+        def commit_and_die(settlement):
+            commit(settlement)
+            if settlement.round == 1:
+                raise DiedError
+
+        ledger.commit = commit_and_die
+
+    with pytest.raises(DiedError):
+        market(four(), prepare=prepare)
+    bank = tmp_path / "0" / "models" / "round-000001.bank"
+    with bank.open("r+b") as file:
+        file.seek(-4096, 2)
+        byte = file.read(1)
+        file.seek(-4096, 2)
+        file.write(bytes([byte[0] ^ 1]))
+    with pytest.raises(ResumeError, match=r"round-000001\.bank gives other distances than round 1"):
+        market(four(), **again(tmp_path, resume=True))
 
 
 def test_nothing_of_a_round_stays_on_disk_once_it_is_delivered(market, tmp_path):

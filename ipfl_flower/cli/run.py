@@ -1,0 +1,98 @@
+"""``ipfl run``: submit a market to a SuperLink and keep it going until it has ended."""
+
+import os
+import tempfile
+import time
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ipfl_flower.cli.bundle import stage_app, to_toml
+from ipfl_flower.cli.flower import SCRIPTS, FlowerCli
+from ipfl_flower.cli.live import MarketStoppedError, Watch
+from ipfl_flower.cli.processes import LaunchError, ProcessGroup
+from ipfl_flower.settings import Settings, SettingsError
+
+AGAIN_AFTER_S = 5.0
+# Deaths without a new event in the ledger between them: then it is not bad luck.
+DEATHS_MAX = 5
+
+
+def run_market(
+    market_file: Path, superlink: str, console: Console, *, resume: bool, patience_s: float
+) -> None:
+    """Submit the market and keep it going: whenever its server app dies, it is resumed.
+
+    Parameters
+    ----------
+    market_file : Path
+        The settings, ``market.toml``.
+    superlink : str
+        The connection's name in Flower's ``config.toml``.
+    console : Console
+    resume : bool
+        Whether the ledger may hold rounds already.
+    patience_s : float
+        How long the SuperLink may be out of reach.
+
+    Raises
+    ------
+    SettingsError
+        If the file can't be read, or a setting is wrong.
+    LaunchError
+        If the market stops for a reason of its own, the SuperLink stays away, or the server app
+        dies again and again.
+    """
+    values = _read(market_file)
+    settings = Settings.read(values)
+    environment = {**os.environ, "PATH": f"{SCRIPTS}{os.pathsep}{os.environ.get('PATH', '')}"}
+    with (
+        tempfile.TemporaryDirectory(prefix="ipfl-run-") as scratch,
+        ProcessGroup(Path(scratch) / "logs", environment) as group,
+    ):
+        flower = FlowerCli(group, superlink)
+        app = stage_app(Path(scratch) / "app")
+        config = Path(scratch) / "market.toml"
+        ledger = Path(settings.ledger)
+        watch = Watch(ledger, group, flower, settings.rounds, console, patience_s)
+        deaths, events = 0, watch.events()
+        while True:
+            config.write_text(to_toml({**values, "resume": resume}), encoding="utf-8")
+            run = _submit(flower, app, config, patience_s)
+            console.print(f"Flower run {run}{', resuming' if resume else ''}")
+            try:
+                watch.follow(run, events)
+            except MarketStoppedError:
+                raise
+            except LaunchError as error:
+                deaths = deaths + 1 if watch.events() == events else 1
+                if deaths == DEATHS_MAX:
+                    raise
+                console.print(f"{error}; resuming")
+                resume, events = watch.events() > 0, watch.events()
+                time.sleep(AGAIN_AFTER_S)
+            else:
+                return
+
+
+def _read(market_file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(market_file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{market_file} can't be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{market_file} is not a TOML file: {error}") from error
+
+
+def _submit(flower: FlowerCli, app: Path, config: Path, patience_s: float) -> int:
+    """Submit, and again as long as the SuperLink is out of reach."""
+    end = time.monotonic() + patience_s
+    while True:
+        try:
+            return flower.submit(app, config)
+        except LaunchError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(AGAIN_AFTER_S)

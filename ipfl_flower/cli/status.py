@@ -1,0 +1,63 @@
+"""``ipfl status``: which round it is, which phase, whom it waits for and until when."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from ipfl_flower.ledger import Ledger
+
+
+def read_status(ledger: Ledger) -> dict[str, Any]:
+    """Return where a market stands.
+
+    Returns
+    -------
+    dict
+        Ready for JSON: ``round`` (None before the first), ``phase``, ``asked``, ``reported``,
+        ``waiting`` (names), ``failed`` (name to reason), ``quorum``, ``until`` (ISO 8601 or None),
+        ``detail`` (why a round was abandoned), ``last_event``.
+    """
+    events = ledger.events()
+    last = f"{events[-1].kind}: {events[-1].text}" if events else None
+    state = ledger.state()
+    if state is None:
+        return {"round": None, "phase": "not begun", "last_event": last}
+    names = {item.id: item.name for item in ledger.institutions()}
+    until = state.deadline_at
+    # A market that was resumed within the round waits its whole deadline again.
+    for event in events:
+        if until is not None and event.kind == "resumed":
+            until = max(until, event.at + state.deadline_s)
+    return {
+        "round": state.number,
+        "phase": str(state.state),
+        "asked": [names[i] for i in state.asked],
+        "reported": [names[i] for i in state.reported],
+        "waiting": [names[i] for i in state.waiting],
+        "failed": {names[i]: reason for i, reason in state.failed.items()},
+        "quorum": state.quorum,
+        "until": None
+        if until is None
+        else datetime.fromtimestamp(until, UTC).isoformat("T", "seconds"),
+        "detail": state.detail,
+        "last_event": last,
+    }
+
+
+def status_lines(status: dict[str, Any]) -> list[str]:
+    """Say a market's status in a few lines."""
+    if status["round"] is None:
+        return ["no round has begun"]
+    lines = [
+        (
+            f"round {status['round']}: {status['phase']}, {len(status['reported'])} of "
+            f"{len(status['asked'])} replied, quorum {status['quorum']}"
+        )
+    ]
+    if status["phase"] == "COLLECTING" and status["waiting"]:
+        lines.append(f"waiting for {', '.join(status['waiting'])} until {status['until']}")
+    lines += [f"{name}: {reason}" for name, reason in status["failed"].items()]
+    if status["detail"]:
+        lines.append(status["detail"])
+    if status["last_event"]:
+        lines.append(f"last event: {status['last_event']}")
+    return lines

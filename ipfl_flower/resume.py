@@ -1,0 +1,158 @@
+"""Where a market stood when its server died, read from the ledger and the banks on disk."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ipfl_flower import market
+from ipfl_flower.ledger import Ledger, Report, RoundState, Settlement, State
+from ipfl_flower.models import BankError, Layout, ModelBank
+from ipfl_flower.settings import Settings
+from ipfl_flower.settlement import Delivery, deliver
+
+UNFINISHED = (State.OPEN, State.COLLECTING)
+
+
+class ResumeError(RuntimeError):
+    """A market can't go on from what is on disk; the message names the file and the fix."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a market stands.
+
+    Attributes
+    ----------
+    next_round : int
+        The round to play next: one that was begun and not settled, or a new one.
+    unfinished : RoundState or None
+        Of `next_round`, if it was begun.
+    undelivered : int or None
+        The settled round whose outcome has not been sent out, as far as the ledger knows.
+    owed : dict of int to list of int
+        Settled rounds, and the institutions that have not answered the message with their outcome.
+    """
+
+    next_round: int
+    unfinished: RoundState | None
+    undelivered: int | None
+    owed: dict[int, list[int]]
+
+
+def standing(ledger: Ledger) -> Standing:
+    """Read where the market stands; at round 0 for a new ledger."""
+    summaries = ledger.rounds()
+    if not summaries:
+        return Standing(0, None, None, {})
+    last = ledger.state()
+    unfinished = last if last is not None and last.state in UNFINISHED else None
+    undelivered = [item.number for item in summaries if item.state is State.SETTLED]
+    heard = ledger.last_heard()
+    owed: dict[int, list[int]] = {}
+    seen: set[int] = set()
+    for item in reversed(summaries):
+        if len(seen) == len(heard):
+            break
+        if item.state not in (State.SETTLED, State.DELIVERED):
+            continue
+        for i in ledger.settlement(item.number).participants:
+            if i not in seen and heard[i] <= item.number:
+                owed.setdefault(item.number, []).append(i)
+            seen.add(i)
+    next_round = summaries[-1].number + (unfinished is None)
+    return Standing(next_round, unfinished, undelivered[-1] if undelivered else None, owed)
+
+
+class Banks:
+    """The banks of a market's rounds, one file each.
+
+    Parameters
+    ----------
+    folder : Path
+    layout : Layout
+    reference : mapping of str to ndarray
+        θ_ref.
+    ledger : Ledger
+        Says how many institutions a round has.
+    """
+
+    def __init__(
+        self, folder: Path, layout: Layout, reference: Mapping[str, NDArray[Any]], ledger: Ledger
+    ) -> None:
+        self._folder = folder
+        self._layout = layout
+        self._reference = reference
+        self._ledger = ledger
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)
+
+    def open(self, number: int) -> ModelBank:
+        """Open the bank of a round that has begun, or make it: a row for each institution asked."""
+        state = self._ledger.state(number)
+        rows = 1 + max(() if state is None else state.asked, default=0)
+        return ModelBank(self._path(number), self._layout, rows, self._reference)
+
+    def continued(self, number: int, reports: Mapping[int, Report]) -> ModelBank:
+        """Open the bank of a round and see that it holds what was reported.
+
+        Raises
+        ------
+        ResumeError
+            If a reported model is not there, or not what was reported.
+        """
+        bank = self.open(number)
+        for i, report in reports.items():
+            try:
+                intact = report.leaving or bank.digest(i) == report.model_digest
+            except BankError:
+                intact = False
+            if not intact:
+                bank.close()
+                raise ResumeError(
+                    f"{bank.path} does not hold the model that institution {i} reported in round "
+                    f"{number}: restore the folder from a backup, or start a new market"
+                )
+        return bank
+
+    def delivery(self, number: int, settings: Settings) -> Delivery:
+        """Make the centres of a settled round once more, to the same bytes.
+
+        Raises
+        ------
+        ResumeError
+            If the models on disk are not those that the round was settled with.
+        """
+        settlement = self._ledger.settlement(number)
+        reports = {report.institution: report for report in self._ledger.reports(number)}
+        bank = self.continued(number, reports)
+        gram = bank.gram()
+        _require_same_distances(bank, gram, settlement, settings)
+        names = {item.id: item.name for item in self._ledger.institutions()}
+        return deliver(settlement, gram, bank, settings, names)
+
+    def keep_only(self, numbers: set[int]) -> None:
+        """Delete the banks of all other rounds: nobody is owed anything of theirs."""
+        kept = {self._path(number).name for number in numbers}
+        for file in self._folder.glob("round-*.bank*"):
+            if file.name not in kept:
+                file.unlink()
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"round-{number:06d}.bank"
+
+
+def _require_same_distances(
+    bank: ModelBank, gram: NDArray[np.float64], settlement: Settlement, settings: Settings
+) -> None:
+    index = np.ix_(settlement.participants, settlement.participants)
+    again = market.distances(gram[index], settings.distance)
+    if not np.array_equal(again, settlement.distances, equal_nan=True):
+        bank.close()
+        raise ResumeError(
+            f"{bank.path} gives other distances than round {settlement.round} was settled with: "
+            "it is damaged; restore the folder from a backup, or start a new market"
+        )
