@@ -88,7 +88,7 @@ def run_demo(options: DemoOptions, path: Path, json_file: Path | None, console: 
         If an option is out of its range.
     """
     # Whatever is wrong with the input is said before an earlier demo's folder is emptied.
-    settings = _market_settings(options, path.resolve())
+    settings = market_settings(options, path.resolve())
     Settings.read(settings)
     if options.fleet_port is not None:
         require_free(options.fleet_port, "--fleet-port")
@@ -120,16 +120,16 @@ def _run_market(
 ) -> tuple[Baselines, str]:
     """Run the fleet and the market, then the baselines; return these and the transport."""
     started = time.monotonic()
-    files = _write_institutions(options, folder)
+    files = write_institutions(options, folder)
     fleet = Fleet(folder, group, fleet_port=options.fleet_port)
-    _trainer_module(
-        group, "initial", "--task", "digits", "--seed", options.seed, "--out", _theta0(folder)
+    run_trainer_module(
+        group, "initial", "--task", "digits", "--seed", options.seed, "--out", theta0_file(folder)
     )
     with console.status("starting the SuperLink"):
         fleet.start_superlink()
     with console.status(f"registering and starting {options.institutions} SuperNodes"):
         nodes = [Node(name, files[name]) for name in options.names()]
-        _start_nodes(fleet, nodes, group)
+        start_nodes(fleet, nodes, group)
     market_file = folder / "market.toml"
     market_file.write_text(to_toml(settings), encoding="utf-8")
     with console.status("submitting the market"):
@@ -141,16 +141,16 @@ def _run_market(
     )
     Watch(folder / "ledger.db", group, fleet.flower, options.rounds, console).follow(run)
     with console.status("the same steps alone, and with FedAvg"):
-        printed = _trainer_module(
+        printed = run_trainer_module(
             group,
             "baselines",
             *[part for file in files.values() for part in ("--institution", file)],
-            *("--rounds", options.rounds, "--initial", _theta0(folder)),
+            *("--rounds", options.rounds, "--initial", theta0_file(folder)),
         )
     return json.loads(printed), fleet.transport
 
 
-def _start_nodes(fleet: Fleet, nodes: list[Node], group: ProcessGroup) -> None:
+def start_nodes(fleet: Fleet, nodes: list[Node], group: ProcessGroup) -> None:
     """Start the SuperNodes, two at a time; an interruption ends them, it doesn't wait for them."""
     pool = ThreadPoolExecutor(max_workers=2)
     try:
@@ -162,7 +162,8 @@ def _start_nodes(fleet: Fleet, nodes: list[Node], group: ProcessGroup) -> None:
         pool.shutdown(cancel_futures=True)
 
 
-def _market_settings(options: DemoOptions, folder: Path) -> dict[str, Any]:
+def market_settings(options: DemoOptions, folder: Path) -> dict[str, Any]:
+    """Return the demo's ``market.toml``."""
     return {
         "preset": options.preset,
         "rounds": options.rounds,
@@ -172,11 +173,11 @@ def _market_settings(options: DemoOptions, folder: Path) -> dict[str, Any]:
         "quorum": min(2, options.institutions),
         "ledger": str(folder / "ledger.db"),
         "models-dir": str(folder / "models"),
-        "initial-model": str(_theta0(folder)),
+        "initial-model": str(theta0_file(folder)),
     }
 
 
-def _write_institutions(options: DemoOptions, folder: Path) -> dict[str, Path]:
+def write_institutions(options: DemoOptions, folder: Path) -> dict[str, Path]:
     """Write each institution's folder with its institution.toml; return the files by name."""
     files = {}
     mean = sum(_samples(i) for i in range(options.institutions)) / options.institutions
@@ -201,11 +202,12 @@ def _samples(institution: int) -> int:
     return SAMPLES[institution % len(SAMPLES)]
 
 
-def _theta0(folder: Path) -> Path:
+def theta0_file(folder: Path) -> Path:
+    """Return the file of θ⁰."""
     return folder / "theta0.npz"
 
 
-def _trainer_module(group: ProcessGroup, name: str, *arguments: object) -> str:
+def run_trainer_module(group: ProcessGroup, name: str, *arguments: object) -> str:
     """Run a module of the trainer as a process of its own: it loads torch, we don't."""
     module = f"ipfl_flower.trainer.{name}"
     command = [sys.executable, "-m", module, *[str(argument) for argument in arguments]]
