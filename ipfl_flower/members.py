@@ -1,14 +1,19 @@
 """Who is in the market: Flower's nodes, known by their public keys."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from flwr.serverapp import Grid
 
+from ipfl_flower.exchange import Clock
 from ipfl_flower.ledger import EnrolmentError, Ledger
 
 logger = logging.getLogger(__name__)
+
+
+class AbsenceError(RuntimeError):
+    """Too few institutions are online; the message says who is there."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,9 @@ class Members:
         Newcomers are enrolled there.
     samples_cap : int
         The most samples that the contract lets a newcomer report.
+    clock : Clock
+    poll_s : float
+        Pause between two looks while waiting.
 
     Attributes
     ----------
@@ -48,10 +56,12 @@ class Members:
         Nodes that were not admitted, and why.
     """
 
-    def __init__(self, ledger: Ledger, samples_cap: int) -> None:
+    def __init__(self, ledger: Ledger, samples_cap: int, clock: Clock, poll_s: float) -> None:
         self.refused: dict[int, str] = {}
         self._ledger = ledger
         self._samples_cap = samples_cap
+        self._clock = clock
+        self._poll_s = poll_s
         self._by_id: dict[int, Member] = {}
         self._left: dict[int, str] = {}
 
@@ -71,10 +81,6 @@ class Members:
     def left(self) -> int:
         """How many have left and not come back."""
         return len(self._left)
-
-    def get(self, institution: int) -> Member | None:
-        """Return a member by its institution's id."""
-        return self._by_id.get(institution)
 
     def of_node(self, node: int | None) -> Member | None:
         """Return the member behind a node id."""
@@ -100,6 +106,43 @@ class Members:
             self._left.pop(institution, None)
             found[institution] = Member(institution, name, node.node_id, node.last_activated_at)
         self._by_id = dict(sorted(found.items()))
+
+    def wait_for(self, grid: Grid, least: int, deadline_s: float) -> bool:
+        """Read who is online until there are at least `least`.
+
+        Returns
+        -------
+        bool
+            False if there won't be, because institutions have left.
+
+        Raises
+        ------
+        AbsenceError
+            If the deadline passes; says who is there and who was not admitted.
+        """
+        end = self._clock.monotonic() + deadline_s
+        self.refresh(grid)
+        while len(self) < least:
+            if self._left and len(self) + len(self._left) >= least:
+                return False
+            if self._clock.monotonic() > end:
+                names = ", ".join(member.name for member in self) or "none"
+                refused = "".join(f"; {reason}" for reason in self.refused.values())
+                raise AbsenceError(
+                    f"{len(self)} of {least} institutions came within {deadline_s:g} s ({names}): "
+                    f"start the missing SuperNodes, or lower institutions-min and quorum{refused}"
+                )
+            self._clock.sleep(self._poll_s)
+            self.refresh(grid)
+        return True
+
+    def wait_for_return(self, grid: Grid, institutions: Iterable[int], absence_s: float) -> None:
+        """Give `institutions` a little time to come back; then go on with who is there."""
+        end = self._clock.monotonic() + absence_s
+        self.refresh(grid)
+        while any(i not in self._by_id for i in institutions) and self._clock.monotonic() <= end:
+            self._clock.sleep(self._poll_s)
+            self.refresh(grid)
 
     def leave(self, member: Member) -> None:
         """Stop asking `member`, until its node is started anew."""

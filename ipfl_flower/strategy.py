@@ -8,7 +8,6 @@ clearing, one commit; the prox-centres of the buyers who pay leave with the next
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 
 from flwr.app import (
     ArrayRecord,
@@ -23,9 +22,10 @@ from flwr.serverapp.strategy import Result, Strategy
 
 from ipfl_flower.exchange import Clock, Exchange
 from ipfl_flower.ledger import Ledger, LedgerError, Report, RoundState
-from ipfl_flower.members import Member, Members
+from ipfl_flower.members import AbsenceError, Member, Members
 from ipfl_flower.models import Layout, ModelBank, ModelError, row_digest
 from ipfl_flower.protocol import Arrays, ProtocolError, Reply, Request, Role
+from ipfl_flower.quorum import short_of_quorum
 from ipfl_flower.resume import Banks, Standing, standing
 from ipfl_flower.settings import Settings
 from ipfl_flower.settlement import Delivery, InvariantError, Owed, deliver, settle
@@ -62,8 +62,8 @@ class IPFL(Strategy):
     def __init__(self, settings: Settings, ledger: Ledger, clock: Clock | None = None) -> None:
         self.settings = settings
         self.ledger = ledger
-        self.members = Members(ledger, settings.samples_max)
         self._clock = clock or Clock()
+        self.members = Members(ledger, settings.samples_max, self._clock, settings.poll_s)
         self._deadline_s = settings.deadline_s
         self._reference: Arrays = {}
         self._banks: Banks | None = None
@@ -186,10 +186,12 @@ class IPFL(Strategy):
         with ExitStack() as on_error:
             on_error.callback(bank.close)
             reports = known | self._collect(server_round, replies, bank)
-            fault = self._short_of_quorum(server_round, reports)
+            names = {member.institution: member.name for member in self.members}
+            state, quorum = self._state(server_round), self.settings.quorum
+            fault = short_of_quorum(state, reports, names, quorum)
             if fault is not None:
-                self._abandon(server_round, fault, bank)
-                if fault.by_silence:
+                self._abandon(server_round, fault.reason, bank)
+                if fault.silence:
                     raise MarketError(fault.reason)
             else:
                 self._settle_or_abandon(server_round, reports, bank)
@@ -253,7 +255,9 @@ class IPFL(Strategy):
         """Play the rounds; stop early, and say so, when too many institutions have left."""
         for number in range(where.next_round, rounds):
             if where.unfinished is not None and where.unfinished.number == number:
-                self._wait_for_asked(grid, where.unfinished.waiting)
+                self.members.wait_for_return(
+                    grid, where.unfinished.waiting, self.settings.absence_s
+                )
             elif not self._wait_for(grid, self.settings.quorum):
                 self.ledger.log_event(
                     "ended early", f"before round {number}: {self.members.left} institutions left"
@@ -275,7 +279,7 @@ class IPFL(Strategy):
         self, grid: Grid, initial: ArrayRecord, number: int, config: ConfigRecord, result: Result
     ) -> None:
         """Send what is still owed, when there is no next round to send it with."""
-        self._wait_for_asked(grid, self._owed.buyers())
+        self.members.wait_for_return(grid, self._owed.buyers(), self.settings.absence_s)
         self._exchange = self._new_exchange(grid, number, train=False)
         self._exchange.send(self.configure_evaluate(number, initial, config, grid))
         self._delivered()
@@ -324,40 +328,12 @@ class IPFL(Strategy):
         return state
 
     def _wait_for(self, grid: Grid, least: int) -> bool:
-        """Read who is online until there are at least `least`, or a quorum if that is more.
-
-        Returns
-        -------
-        bool
-            False if that will not be because institutions have left.
-        """
-        end = self._clock.monotonic() + self.settings.join_deadline_s
+        """Wait for `least` institutions, or a quorum if that is more; False: too many have left."""
         least = max(least, self.settings.quorum)
-        self.members.refresh(grid)
-        while len(self.members) < least:
-            if self.members.left and len(self.members) + self.members.left >= least:
-                return False
-            if self._clock.monotonic() > end:
-                names = ", ".join(member.name for member in self.members) or "none"
-                refused = "".join(f"; {reason}" for reason in self.members.refused.values())
-                raise MarketError(
-                    f"{len(self.members)} of {least} institutions came within "
-                    f"{self.settings.join_deadline_s:g} s ({names}): start the missing SuperNodes, "
-                    f"or lower institutions-min and quorum{refused}"
-                )
-            self._clock.sleep(self.settings.poll_s)
-            self.members.refresh(grid)
-        return True
-
-    def _wait_for_asked(self, grid: Grid, institutions: Iterable[int]) -> None:
-        """Give `institutions` a little time to come back, and go on with who is there."""
-        end = self._clock.monotonic() + self.settings.absence_s
-        self.members.refresh(grid)
-        while any(self.members.get(i) is None for i in institutions):
-            if self._clock.monotonic() > end:
-                return
-            self._clock.sleep(self.settings.poll_s)
-            self.members.refresh(grid)
+        try:
+            return self.members.wait_for(grid, least, self.settings.join_deadline_s)
+        except AbsenceError as error:
+            raise MarketError(str(error)) from error
 
     def _new_exchange(self, grid: Grid, number: int, *, train: bool) -> Exchange:
         def remake(node: int) -> Message | None:
@@ -443,23 +419,6 @@ class IPFL(Strategy):
             # It may have lost its disk: θ⁰ goes along next time, for who has no model of its own.
             self._without_model.add(member.institution)
 
-    def _short_of_quorum(self, number: int, reports: Mapping[int, Report]) -> "_Fault | None":
-        usable = sum(not report.leaving for report in reports.values())
-        if usable >= self.settings.quorum:
-            return None
-        failed = self._state(number).failed
-        names = {member.institution: member.name for member in self.members}
-        silent = [name for i, name in names.items() if i not in reports and i not in failed]
-        left = [names[i] for i, report in reports.items() if report.leaving]
-        reason = (
-            f"round {number}: {usable} of {len(names)} institutions replied with a usable "
-            f"model, the quorum is {self.settings.quorum}"
-            + "".join(f"; {names[i]}: {why}" for i, why in failed.items())
-            + (f"; no answer within the deadline: {', '.join(silent)}" if silent else "")
-            + (f"; left: {', '.join(left)}" if left else "")
-        )
-        return _Fault(reason, by_silence=usable + len(left) < self.settings.quorum)
-
     def _settle_or_abandon(
         self, number: int, reports: Mapping[int, Report], bank: ModelBank
     ) -> None:
@@ -467,13 +426,13 @@ class IPFL(Strategy):
             delivery = self.settle(number, reports, bank)
         except InvariantError as error:
             logger.error("round %d: %s", number, error)  # noqa: TRY400 - no traceback to read
-            self._abandon(number, _Fault(str(error), by_silence=False), bank)
+            self._abandon(number, str(error), bank)
         else:
             self._owed.add(delivery)
             self._undelivered = number
 
-    def _abandon(self, number: int, fault: "_Fault", bank: ModelBank) -> None:
-        self.ledger.abandon(number, fault.reason)
+    def _abandon(self, number: int, reason: str, bank: ModelBank) -> None:
+        self.ledger.abandon(number, reason)
         bank.delete()
 
     def _delivered(self) -> None:
@@ -481,14 +440,6 @@ class IPFL(Strategy):
         if self._undelivered is not None:
             self.ledger.deliver(self._undelivered)
             self._undelivered = None
-
-
-@dataclass(frozen=True)
-class _Fault:
-    """Why a round is abandoned, and whether that was institutions' silence."""
-
-    reason: str
-    by_silence: bool
 
 
 def _mean(metrics: Iterable[Mapping[str, float]]) -> MetricRecord | None:
