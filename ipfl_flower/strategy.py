@@ -25,7 +25,9 @@ from ipfl_flower.exchange import Clock, Exchange
 from ipfl_flower.ledger import Ledger, LedgerError, Report
 from ipfl_flower.members import Member, Members
 from ipfl_flower.models import Layout, ModelBank, ModelError
+from ipfl_flower.notary import OPERATOR_KEY, Minutes, Notary
 from ipfl_flower.protocol import Arrays, ProtocolError, Reply, Request, Role
+from ipfl_flower.receipts import load_or_make_key
 from ipfl_flower.settings import Settings
 from ipfl_flower.settlement import Delivery, InvariantError, Owed, deliver, settle
 
@@ -62,6 +64,7 @@ class IPFL(Strategy):
         self.settings = settings
         self.ledger = ledger
         self.members = Members(ledger, settings.samples_max)
+        self._notary = Notary(load_or_make_key(settings.receipt_key_file))
         self._clock = clock or Clock()
         self._deadline_s = settings.deadline_s
         self._reference: Arrays = {}
@@ -197,8 +200,8 @@ class IPFL(Strategy):
         gram = bank.gram()
         settlement = settle(number, reports, gram, self.settings)
         self.ledger.commit(settlement)
-        names = {item.id: item.name for item in self.ledger.institutions()}
-        return deliver(settlement, gram, bank, self.settings, names)
+        minutes = Minutes.of(self.ledger, settlement)
+        return deliver(minutes, gram, bank, self.settings, self._notary)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -278,7 +281,8 @@ class IPFL(Strategy):
         folder.chmod(0o700)
         for stale in folder.glob("round-*.bank*"):
             stale.unlink()
-        self.ledger.begin({**self.settings.contract(), "layout": self._layout.digest})
+        recorded = {"layout": self._layout.digest, OPERATOR_KEY: self._notary.public_key}
+        self.ledger.begin({**self.settings.contract(), **recorded})
 
     def _wait_for(self, grid: Grid, least: int) -> bool:
         """Read who is online until there are at least `least`, or a quorum if that is more.

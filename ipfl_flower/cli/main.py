@@ -11,7 +11,9 @@ from rich.console import Console
 from ipfl_flower.cli.demo import DemoOptions, run_demo
 from ipfl_flower.cli.ledger import ledger_app
 from ipfl_flower.cli.processes import LaunchError
+from ipfl_flower.cli.receipts import receipts_app
 from ipfl_flower.ledger import LedgerError
+from ipfl_flower.receipts import ReceiptError
 from ipfl_flower.settings import SettingsError
 
 cli = typer.Typer(
@@ -20,6 +22,7 @@ cli = typer.Typer(
     help="A market for privately trained models, on Flower.",
 )
 cli.add_typer(ledger_app, name="ledger")
+cli.add_typer(receipts_app, name="receipts")
 
 
 @cli.callback()
@@ -71,7 +74,7 @@ def app() -> None:
     """Run the command line; every expected error is one line on stderr and exit code 1."""
     try:
         cli()
-    except (LaunchError, LedgerError, SettingsError, OSError) as error:
+    except (LaunchError, LedgerError, ReceiptError, SettingsError, OSError) as error:
         typer.echo(f"ipfl: {error}", err=True)
         sys.exit(1)
 

@@ -59,6 +59,8 @@ class _File(_Table):
     state_dir: str = Field(min_length=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     leaving: bool = False
+    operator_key: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    on_alarm: Literal["continue", "stop"] = "continue"
     terms: _Terms
     training: _Training
     task: _Task
@@ -86,6 +88,10 @@ class Institution:
         How it trains in a round.
     task
         Its data and model.
+    operator_key
+        The public key that signs its receipts, 64 hexadecimal digits; None: that of the first one.
+    on_alarm
+        Whether it goes on when a receipt doesn't fit.
     """
 
     name: str
@@ -96,6 +102,8 @@ class Institution:
     terms: Terms
     sgd: Sgd
     task: Task
+    operator_key: str | None = None
+    on_alarm: Literal["continue", "stop"] = "continue"
 
     @classmethod
     def load(cls, path: Path) -> "Institution":
@@ -140,6 +148,8 @@ class Institution:
             terms=terms,
             sgd=Sgd(**file.training.model_dump(exclude={"threads"})),
             task=task,
+            operator_key=file.operator_key,
+            on_alarm=file.on_alarm,
         )
 
 
