@@ -28,7 +28,7 @@ def play(ledger, settlements, settings, *, abandoned=()):
     count = len(settlements[0].participants)
     ledger.begin(settings)
     for i in range(count):
-        ledger.enrol(f"institution {i}", f"key {i}".encode())
+        ledger.enrol(f"institution {i}", f"key of institution {i}".encode())
     for number, settlement in enumerate(settlements):
         ledger.open_round(number, range(count), 10.0, 0)
         if number in abandoned:
@@ -36,14 +36,14 @@ def play(ledger, settlements, settings, *, abandoned=()):
             continue
         ledger.collect(number)
         for i, terms in enumerate(settlement.terms):
-            digest = settlement.model_digests[i]
-            ledger.report(Report(number, i, terms, digest, leaving=False, metrics={}))
+            digest, metrics = settlement.model_digests[i], settlement.metrics[i]
+            ledger.report(Report(number, i, terms, digest, leaving=False, metrics=metrics))
         ledger.commit(settlement)
         ledger.deliver(number)
 
 
-def four_terms(cost=0.5):
-    return [Terms(100 + 40 * i, cost + 0.25 * i, 2e4) for i in range(4)]
+def four_terms(cost=0.125):
+    return [Terms(100 + 40 * i, cost + 0.125 * i, 2e4) for i in range(4)]
 
 
 def four_distances(number=0):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
@@ -63,12 +62,12 @@ def test_receipts_of_consecutive_rounds_chain(receipts):
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"terms": Terms(141, 0.75, 2e4)}, "own samples was settled as 141, reported was 140"),
-        ({"terms": Terms(140, 0.75, 2e4, 0.001)}, "its budget is 0.001 credits"),
+        ({"terms": Terms(141, 0.25, 2e4)}, "own samples was settled as 141, reported was 140"),
+        ({"terms": Terms(140, 0.25, 2e4, 0.001)}, "its budget is 0.001 credits"),
         ({"terms": Terms(140, 1e3, 2e4)}, "a sale costs it 1000000000"),
         ({"terms": Terms(140, float("inf"), 2e4)}, "sold to 3 with N = 140, c = inf"),
-        ({"terms": Terms(140, 0.75, 0.0)}, "models with N = 140, K = 0.0"),
-        ({"terms": Terms(0, 0.75, 2e4)}, "models with N = 0"),
+        ({"terms": Terms(140, 0.25, 0.0)}, "models with N = 140, K = 0.0"),
+        ({"terms": Terms(0, 0.25, 2e4)}, "models with N = 0"),
         ({"declined": True}, "declined its row and bought all the same"),
         ({"net": 1}, "net is 1, its lines come to"),
         ({"balance": 1}, "balance is 1, due is"),
@@ -162,7 +161,7 @@ def hostile(path, value):
         (hostile(["receipt", "bought", "x"], {}), "bought from 'x' has no field 'amount'"),
         (
             hostile(["receipt", "bought", "institution 0", "distance"], "nan"),
-            "distance nan or cost 0.5 is out of range",
+            "distance nan or cost 0.125 is out of range",
         ),
         (
             hostile(["receipt", "bought", "institution 0", "samples"], 2**60),
@@ -204,7 +203,7 @@ def test_a_key_is_made_once_for_this_user_alone_and_found_again(tmp_path):
     key = load_or_make_key(path)
     assert path.stat().st_mode & 0o777 == 0o600
     assert public_hex(load_or_make_key(path).public_key()) == public_hex(key.public_key())
-    assert os.listdir(path.parent) == ["receipt.key"]
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_a_key_that_others_can_read_or_that_is_none_is_refused(tmp_path):
@@ -229,9 +228,7 @@ def test_a_public_key_is_read_from_digits_or_pem(tmp_path):
     path = tmp_path / "operator.pub"
     path.write_text(public_hex(KEY.public_key()).upper() + "\n")
     assert read_public_key(path) == public_hex(KEY.public_key())
-    path.write_bytes(
-        KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    )
+    path.write_bytes(KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
     assert read_public_key(path) == public_hex(KEY.public_key())
     path.write_bytes(
         generate_private_key(SECP256R1())
