@@ -11,11 +11,11 @@ from typer.testing import CliRunner
 
 from ipfl_flower.audit import audit
 from ipfl_flower.cli.main import cli
-from ipfl_flower.ledger import Ledger
+from ipfl_flower.ledger import Ledger, LedgerError
 from ipfl_flower.market import Rules
 from ipfl_flower.notary import OPERATOR_KEY, Minutes, Notary
 from ipfl_flower.protocol import Request, array_record
-from ipfl_flower.receipts import load_or_make_key, stored_receipts
+from ipfl_flower.receipts import ReceiptError, load_or_make_key, stored_receipts
 from ipfl_flower.settings import Settings
 from ipfl_flower.strategy import IPFL
 from ipfl_flower.trainer.receipts import Receipts
@@ -225,10 +225,34 @@ def test_who_took_no_part_in_a_round_can_hold_no_receipt_of_it(market):
     assert sum(f"{NAMES[3]}: the institution took no part" in line for line in found) == 4
 
 
+def test_an_alarm_is_told_again_by_verify(market):
+    folder = receipts_of(market, NAMES[0])
+    Receipts(folder.parent, None, "continue").take({}, 7, centre=True)
+    code, _, said = ipfl("receipts", "verify", folder)
+    assert code == 1
+    assert "an alarm was raised: a prox-centre came without a receipt" in said
+    (folder / "operator.key").unlink()
+    code = CliRunner().invoke(cli, ["receipts", "verify", str(folder)])
+    assert "pins no operator's key: give --operator-key FILE" in str(code.exception)
+
+
+def test_a_round_that_the_ledger_cannot_show_is_said(market):
+    with Ledger.open(market / "ledger.db", create=False) as ledger:
+
+        def damaged(number):
+            raise LedgerError(f"round {number} cannot be read")
+
+        ledger.settlement = damaged
+        found = audit(ledger, stored_receipts(market / "kept", nested=True))
+    assert len(found) == 16
+    assert "round 0, institution 0: the ledger's round can't be read: round 0 cannot" in found[0]
+
+
 def test_a_folder_without_receipts_is_said(tmp_path):
     for command in (
         ("receipts", "verify", tmp_path),
         ("receipts", "verify", tmp_path / "absent"),
     ):
-        code, said, error = ipfl(*command)
-        assert (code, said, error) != (0, "", "")
+        result = CliRunner().invoke(cli, [str(argument) for argument in command])
+        assert isinstance(result.exception, ReceiptError)
+        assert "holds no receipts: name the folder 'receipts'" in str(result.exception)
