@@ -24,6 +24,7 @@ def serve(message: Message, context: Context) -> Message:
             coefficient=request.coefficient,
             start=request.start,
             train=request.train,
+            receipt=request.statement,
         )
     )
     answer = Reply(

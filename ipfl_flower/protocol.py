@@ -53,7 +53,7 @@ class Request:
         Of ‖θ − θ̄‖² in the local objective (mechanism.md §6).
     start : {"own", "centre"}
     statement : mapping
-        What the last settled round charged and brought: see `ledger.Statement`; {} at first.
+        The signed receipt of the last settled round, see `receipts.SignedReceipt`; {} at first.
     """
 
     round: int

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ipfl_flower import market
 from ipfl_flower.ledger import Ledger, Report, RoundState, Settlement, State
 from ipfl_flower.models import BankError, Layout, ModelBank
+from ipfl_flower.notary import Minutes, Notary
 from ipfl_flower.settings import Settings
 from ipfl_flower.settlement import Delivery, deliver
 
@@ -78,15 +79,23 @@ class Banks:
         θ_ref.
     ledger : Ledger
         Says how many institutions a round has.
+    notary : Notary
+        Signs again what a delivery says: to the same bytes.
     """
 
     def __init__(
-        self, folder: Path, layout: Layout, reference: Mapping[str, NDArray[Any]], ledger: Ledger
+        self,
+        folder: Path,
+        layout: Layout,
+        reference: Mapping[str, NDArray[Any]],
+        ledger: Ledger,
+        notary: Notary,
     ) -> None:
         self._folder = folder
         self._layout = layout
         self._reference = reference
         self._ledger = ledger
+        self._notary = notary
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)
 
@@ -131,8 +140,8 @@ class Banks:
         bank = self.continued(number, reports)
         gram = bank.gram()
         _require_same_distances(bank, gram, settlement, settings)
-        names = {item.id: item.name for item in self._ledger.institutions()}
-        return deliver(settlement, gram, bank, settings, names)
+        minutes = Minutes.of(self._ledger, settlement)
+        return deliver(minutes, gram, bank, settings, self._notary)
 
     def keep_only(self, numbers: set[int]) -> None:
         """Delete the banks of all other rounds: nobody is owed anything of theirs."""

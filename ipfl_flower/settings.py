@@ -77,6 +77,8 @@ class Settings(BaseModel):
         A database URL or file; the folder of the bank; the file of θ⁰. Absolute paths.
     resume : bool
         Go on with the market that the ledger holds; without it, a ledger with rounds is refused.
+    receipt_key : Path or None
+        The key that signs receipts: see `receipt_key_file`. Absolute.
     poll_s : float
         Pause between two looks for replies.
     """
@@ -112,6 +114,7 @@ class Settings(BaseModel):
     models_dir: Path = Field(strict=False)
     initial_model: Path = Field(strict=False)
     resume: bool = False
+    receipt_key: Path | None = Field(default=None, strict=False)
     poll_s: float = Field(default=0.1, gt=0, le=10)
 
     @model_validator(mode="after")
@@ -123,8 +126,12 @@ class Settings(BaseModel):
             raise ValueError(f"eta must be positive, is {self.eta:g}")
         if self.prox_weight != "auto" and not 0 <= self.prox_weight < float("inf"):
             raise ValueError(f"prox-weight must not be negative, is {self.prox_weight:g}")
-        for name, path in (("models-dir", self.models_dir), ("initial-model", self.initial_model)):
-            if not path.is_absolute():
+        for name, path in (
+            ("models-dir", self.models_dir),
+            ("initial-model", self.initial_model),
+            ("receipt-key", self.receipt_key),
+        ):
+            if path is not None and not path.is_absolute():
                 raise ValueError(f"{name} must be an absolute path, is {path}")
         if "://" not in self.ledger and not Path(self.ledger).is_absolute():
             raise ValueError(f"ledger must be an absolute path or a URL, is {self.ledger}")
@@ -164,6 +171,11 @@ class Settings(BaseModel):
             selection=self.selection,
             payment=self.payment,
         )
+
+    @property
+    def receipt_key_file(self) -> Path:
+        """The PEM file of the signing key; by default ``receipt.key`` beside ``models-dir``."""
+        return self.receipt_key or self.models_dir.parent / "receipt.key"
 
     def contract(self) -> dict[str, Any]:
         """Return what may not change while a market lives: the ledger keeps and compares it."""

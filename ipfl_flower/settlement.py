@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ipfl_flower import market
 from ipfl_flower.ledger import Report, Settlement
 from ipfl_flower.models import ModelBank
+from ipfl_flower.notary import Minutes, Notary
 from ipfl_flower.settings import Settings
 
 
@@ -78,63 +79,50 @@ class Delivery:
         Of that round; holds the centres.
     etas : mapping of int to float
         η_i of the institutions that bought, by id.
-    names : mapping of int to str
-        Of all institutions, by id.
+    minutes : Minutes
+        What the round's receipts say.
+    notary : Notary
+        Signs them.
     """
 
     settlement: Settlement
     bank: ModelBank
     etas: Mapping[int, float]
-    names: Mapping[int, str]
+    minutes: Minutes
+    notary: Notary
 
     def statement(self, institution: int) -> dict[str, Any]:
-        """Return the lines of `institution` in this round, in micro-credits, by counterparty."""
-        ids = self.settlement.participants
-        if institution not in ids:
+        """Return the signed receipt of `institution`, as JSON; {} if it took no part."""
+        if institution not in self.settlement.participants:
             return {}
-        i = ids.index(institution)
-        clearing = self.settlement.clearing
-        bought = {
-            self.names[ids[j]]: int(clearing.transfers[i, j])
-            for j in np.flatnonzero(clearing.imports[i])
-        }
-        sold = {
-            self.names[ids[j]]: int(clearing.transfers[j, i])
-            for j in np.flatnonzero(clearing.imports[:, i])
-        }
-        return {
-            "round": self.settlement.round,
-            "bought": bought,
-            "sold": sold,
-            "net": int(clearing.net[i]),
-            "declined": bool(clearing.declined[i]),
-        }
+        return self.notary.signed(self.minutes, institution).to_object()
 
 
 def deliver(
-    settlement: Settlement,
+    minutes: Minutes,
     gram: NDArray[np.float64],
     bank: ModelBank,
     settings: Settings,
-    names: Mapping[int, str],
+    notary: Notary,
 ) -> Delivery:
     """Compute the prox-centres of a settled round in one pass over the bank (mechanism.md §6).
 
     Parameters
     ----------
-    settlement : Settlement
+    minutes : Minutes
+        Of the round, once it is committed.
     gram : float64 (rows, rows)
         As in `settle`.
     bank : ModelBank
         Holds the models of that round; keeps the centres.
     settings : Settings
-    names : mapping of int to str
-        Of all institutions, by id.
+    notary : Notary
 
     Returns
     -------
     Delivery
     """
+    settlement = minutes.settlement
     ids = settlement.participants
     index = np.ix_(ids, ids)
     mixing = market.mixing_matrix(
@@ -149,7 +137,8 @@ def deliver(
     weights[index] = mixing.weights
     bank.write_centres(weights)
     bought = np.flatnonzero(settlement.clearing.imports.any(axis=1))
-    return Delivery(settlement, bank, {ids[i]: float(mixing.eta[i]) for i in bought}, names)
+    etas = {ids[i]: float(mixing.eta[i]) for i in bought}
+    return Delivery(settlement, bank, etas, minutes, notary)
 
 
 class Owed:

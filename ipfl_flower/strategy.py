@@ -24,8 +24,10 @@ from ipfl_flower.exchange import Clock, Exchange
 from ipfl_flower.ledger import Ledger, LedgerError, Report, RoundState
 from ipfl_flower.members import AbsenceError, Member, Members
 from ipfl_flower.models import Layout, ModelBank, ModelError, row_digest
+from ipfl_flower.notary import OPERATOR_KEY, Minutes, Notary
 from ipfl_flower.protocol import Arrays, ProtocolError, Reply, Request, Role
 from ipfl_flower.quorum import short_of_quorum
+from ipfl_flower.receipts import load_or_make_key
 from ipfl_flower.resume import Banks, Standing, standing
 from ipfl_flower.settings import Settings
 from ipfl_flower.settlement import Delivery, InvariantError, Owed, deliver, settle
@@ -62,6 +64,7 @@ class IPFL(Strategy):
     def __init__(self, settings: Settings, ledger: Ledger, clock: Clock | None = None) -> None:
         self.settings = settings
         self.ledger = ledger
+        self._notary = Notary(load_or_make_key(settings.receipt_key_file))
         self._clock = clock or Clock()
         self.members = Members(ledger, settings.samples_max, self._clock, settings.poll_s)
         self._deadline_s = settings.deadline_s
@@ -209,8 +212,8 @@ class IPFL(Strategy):
         gram = bank.gram()
         settlement = settle(number, reports, gram, self.settings)
         self.ledger.commit(settlement)
-        names = {item.id: item.name for item in self.ledger.institutions()}
-        return deliver(settlement, gram, bank, self.settings, names)
+        minutes = Minutes.of(self.ledger, settlement)
+        return deliver(minutes, gram, bank, self.settings, self._notary)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -307,9 +310,12 @@ class IPFL(Strategy):
                 **self.settings.contract(),
                 "layout": layout.digest,
                 "initial-model": row_digest(layout, layout.flatten(self._reference)),
+                OPERATOR_KEY: self._notary.public_key,
             }
         )
-        self._banks = Banks(self.settings.models_dir, layout, self._reference, self.ledger)
+        self._banks = Banks(
+            self.settings.models_dir, layout, self._reference, self.ledger, self._notary
+        )
         unfinished = set() if where.unfinished is None else {where.unfinished.number}
         self._banks.keep_only({*where.owed} | unfinished)
         for number, institutions in where.owed.items():

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ipfl_flower.cli.money import credits_text
+from ipfl_flower.cli.receipts import ReceiptsFolder, audit_receipts
 from ipfl_flower.ledger import Ledger
 
 ledger_app = typer.Typer(no_args_is_help=True, help="Look at a market's ledger and check it.")
@@ -108,13 +109,14 @@ def statement(
 
 
 @ledger_app.command()
-def verify(ledger: LedgerFile) -> None:
+def verify(ledger: LedgerFile, receipts: ReceiptsFolder = None) -> None:
     """Check the whole ledger: chain, sums, and every round cleared again from its inputs."""
     with Ledger.open(ledger, create=False) as book:
-        problems = book.verify()
+        problems = [str(problem) for problem in book.verify()]
+        problems += [] if receipts is None else audit_receipts(book, receipts)
         head, rounds = book.head(), len(book.rounds())
     for problem in problems:
-        typer.echo(str(problem), err=True)
+        typer.echo(problem, err=True)
     if problems:
         typer.echo(f"{Path(ledger).name}: {len(problems)} problems found", err=True)
         raise typer.Exit(1)

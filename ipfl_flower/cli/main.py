@@ -14,9 +14,11 @@ from rich.console import Console
 from ipfl_flower.cli.demo import DemoOptions, run_demo
 from ipfl_flower.cli.ledger import ledger_app
 from ipfl_flower.cli.processes import LaunchError
+from ipfl_flower.cli.receipts import receipts_app
 from ipfl_flower.cli.run import run_market
 from ipfl_flower.cli.status import read_status, status_lines
 from ipfl_flower.ledger import Ledger, LedgerError
+from ipfl_flower.receipts import ReceiptError
 from ipfl_flower.settings import SettingsError
 
 cli = typer.Typer(
@@ -25,6 +27,7 @@ cli = typer.Typer(
     help="A market for privately trained models, on Flower.",
 )
 cli.add_typer(ledger_app, name="ledger")
+cli.add_typer(receipts_app, name="receipts")
 
 
 @cli.callback()
@@ -99,7 +102,7 @@ def app() -> None:
     """Run the command line; every expected error is one line on stderr and exit code 1."""
     try:
         cli()
-    except (LaunchError, LedgerError, SettingsError, OSError) as error:
+    except (LaunchError, LedgerError, ReceiptError, SettingsError, OSError) as error:
         typer.echo(f"ipfl: {error}", err=True)
         sys.exit(1)
 

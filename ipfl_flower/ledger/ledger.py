@@ -313,8 +313,13 @@ class Ledger:
         with self._read() as connection:
             return read_settlement(connection, number)
 
-    def head(self) -> str:
+    def head(self, before: int | None = None) -> str:
         """Return the chain's head: of the last settled or abandoned round, else of the settings.
+
+        Parameters
+        ----------
+        before : int, optional
+            The head that this round builds on, instead of the newest one; 0: that of the settings.
 
         Raises
         ------
@@ -322,10 +327,15 @@ class Ledger:
             The market has not begun.
         """
         with self._read() as connection:
-            return head_before(connection, enrolment.NUMBER_MAX)
+            return head_before(connection, enrolment.NUMBER_MAX if before is None else before)
 
-    def balances(self) -> dict[str, int]:
+    def balances(self, through: int | None = None) -> dict[str, int]:
         """Sum up each institution's entries.
+
+        Parameters
+        ----------
+        through : int, optional
+            The last round that counts; by default all do.
 
         Returns
         -------
@@ -333,7 +343,7 @@ class Ledger:
             Name to micro-credits; positive: it has earned more than it has paid.
         """
         with self._read() as connection:
-            return read_balances(connection)
+            return read_balances(connection, through)
 
     def statement(self, name: str) -> Statement:
         """List an institution's entries with its running balance.

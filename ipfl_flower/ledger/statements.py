@@ -15,8 +15,8 @@ def read_institutions(connection: Connection) -> list[Institution]:
     return [Institution(row.id, row.name, row.public_key, row.samples_cap) for row in rows]
 
 
-def read_balances(connection: Connection) -> dict[str, int]:
-    """Sum up each institution's entries.
+def read_balances(connection: Connection, through: int | None = None) -> dict[str, int]:
+    """Sum up each institution's entries, of all rounds or up to round `through`.
 
     Returns
     -------
@@ -26,6 +26,8 @@ def read_balances(connection: Connection) -> dict[str, int]:
     balances: dict[int, int] = defaultdict(int)
     for column, sign in ((t.entries.c.payer, -1), (t.entries.c.payee, 1)):
         query = select(column, func.sum(t.entries.c.amount_micro)).group_by(column)
+        if through is not None:
+            query = query.where(t.entries.c.round <= through)
         for institution, amount in connection.execute(query):
             balances[institution] += sign * int(amount)
     return {i.name: balances[i.id] for i in read_institutions(connection)}

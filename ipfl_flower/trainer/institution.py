@@ -1,12 +1,13 @@
 """The institution.toml: who the institution is, its terms, how it trains, and its task."""
 
+import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ipfl_flower.market import Terms, TermsError
 from ipfl_flower.tasks import Task, TaskError, load_task
@@ -59,9 +60,20 @@ class _File(_Table):
     state_dir: str = Field(min_length=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     leaving: bool = False
+    operator_key: str | None = None
+    on_alarm: Literal["continue", "stop"] = "continue"
     terms: _Terms
     training: _Training
     task: _Task
+
+    @field_validator("operator_key")
+    @classmethod
+    def _is_a_key(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch("[0-9a-f]{64}", value):
+            raise ValueError(
+                f"give the operator's public key, 64 hexadecimal digits, not {value!r}"
+            )
+        return value
 
 
 @dataclass(frozen=True)
@@ -86,6 +98,10 @@ class Institution:
         How it trains in a round.
     task
         Its data and model.
+    operator_key
+        The public key that signs its receipts, 64 hexadecimal digits; None: that of the first one.
+    on_alarm
+        Whether it goes on when a receipt doesn't fit.
     """
 
     name: str
@@ -96,6 +112,8 @@ class Institution:
     terms: Terms
     sgd: Sgd
     task: Task
+    operator_key: str | None = None
+    on_alarm: Literal["continue", "stop"] = "continue"
 
     @classmethod
     def load(cls, path: Path) -> "Institution":
@@ -140,6 +158,8 @@ class Institution:
             terms=terms,
             sgd=Sgd(**file.training.model_dump(exclude={"threads"})),
             task=task,
+            operator_key=file.operator_key,
+            on_alarm=file.on_alarm,
         )
 
 

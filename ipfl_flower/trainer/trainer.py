@@ -13,6 +13,7 @@ from ipfl_flower.trainer.arrays import Arrays
 from ipfl_flower.trainer.errors import ArraysError, RequestError, StoreError
 from ipfl_flower.trainer.institution import Institution
 from ipfl_flower.trainer.learner import Learner
+from ipfl_flower.trainer.receipts import Receipts
 from ipfl_flower.trainer.store import Kept, Store
 
 
@@ -34,6 +35,9 @@ class FitRequest:
         Whether training starts at the institution's own model or at the centre, where there is one.
     train
         False for the last delivery: the centre is judged, and nothing is trained.
+    receipt
+        The operator's signed receipt of the last settled round that this institution took part in;
+        empty: the message brought none; None: the caller doesn't deal in receipts.
 
     Raises
     ------
@@ -47,6 +51,7 @@ class FitRequest:
     coefficient: float = 0.0
     start: Literal["own", "centre"] = "own"
     train: bool = True
+    receipt: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.round < 0:
@@ -76,6 +81,7 @@ class FitReply:
         model trained before it, and with ``best_`` of the best over all rounds; of these two also
         ``…_round`` and ``…_centre``, 1 if it was a centre.
         ``centre_unusable`` 1: the centre has no finite loss here and was passed over.
+        ``receipt_alarms``: receipts so far that did not fit.
         ``samples_train``, ``samples_validation``, ``samples_test``; ``fit_seconds``.
     """
 
@@ -98,6 +104,9 @@ class Trainer:
         self._institution = institution
         self._learner = Learner(institution)
         self._store = Store(institution.state_dir, institution.name)
+        self._receipts = Receipts(
+            institution.state_dir, institution.operator_key, institution.on_alarm
+        )
 
     def fit(self, request: FitRequest) -> FitReply:
         """Serve one request, and commit its outcome to disk before answering.
@@ -113,6 +122,8 @@ class Trainer:
             Training diverged; the state on disk is as before.
         StoreError
             The state on disk is damaged.
+        ReceiptError
+            A receipt raised an alarm and the institution stops on it, or receipts can't be kept.
         """
         began = time.perf_counter()
         state = self._store.state()
@@ -122,11 +133,14 @@ class Trainer:
                 f"round {request.round} was asked for, but {self._institution.name} has trained "
                 f"round {last.round}: a new market needs an empty state_dir"
             )
+        alarms = self._receipts.take(
+            request.receipt, request.round, centre=request.centre is not None
+        )
         if last is not None and request.train and request.round == last.round:
-            return self._reply(self._own(last), state.metrics)
+            return self._reply(request, self._own(last), state.metrics)
 
         candidates: dict[str, Mapping[str, NDArray[Any]]] = {}
-        metrics = self._learner.sizes
+        metrics = self._learner.sizes | {"receipt_alarms": float(alarms)}
         best, trained = state.best, last
         centre = self._checked(request.centre, "centre")
         if centre is not None:
@@ -160,10 +174,12 @@ class Trainer:
             replied = metrics if request.train else state.metrics
             new = state.model_copy(update={"trained": trained, "best": best, "metrics": replied})
             self._store.commit(new, candidates)
-        return self._reply(arrays, metrics)
+        return self._reply(request, arrays, metrics)
 
-    def _reply(self, arrays: Arrays, metrics: Mapping[str, float]) -> FitReply:
+    def _reply(self, request: FitRequest, arrays: Arrays, metrics: Mapping[str, float]) -> FitReply:
         """Answer with the terms as they are now, also to a round asked for again."""
+        if request.train:
+            self._receipts.report(request.round, self._institution.terms)
         return FitReply(
             arrays=arrays,
             terms=self._institution.terms,

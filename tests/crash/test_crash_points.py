@@ -5,6 +5,7 @@ process; then the market is run once for each of them, and killed there.
 """
 
 import os
+import shutil
 import signal
 import sqlite3
 
@@ -17,6 +18,7 @@ from support.institutions import FakeInstitution, theta0
 
 from ipfl_flower.ledger import Ledger
 from ipfl_flower.protocol import array_record
+from ipfl_flower.receipts import load_or_make_key
 from ipfl_flower.settings import Settings
 from ipfl_flower.strategy import IPFL
 
@@ -115,8 +117,17 @@ def contents(folder):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
+def key(tmp_path_factory):
+    """The operator's key, the same for all: it is part of the market, and so of the chain."""
+    file = tmp_path_factory.mktemp("key") / "receipt.key"
+    load_or_make_key(file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, key):
     folder = tmp_path_factory.mktemp("undisturbed")
+    shutil.copy(key, folder)
     points = in_a_child(folder)
     return points, contents(folder)
 
@@ -132,7 +143,7 @@ def test_the_points_are_before_and_after_every_kind_of_change(undisturbed):
 
 
 @pytest.mark.timeout(600)
-def test_a_market_killed_anywhere_ends_with_the_same_ledger(undisturbed, tmp_path):
+def test_a_market_killed_anywhere_ends_with_the_same_ledger(undisturbed, key, tmp_path):
     points, expected = undisturbed
     tried = range(OFFSET % STRIDE, len(points), STRIDE)
     assert len(tried) > 10
@@ -140,6 +151,7 @@ def test_a_market_killed_anywhere_ends_with_the_same_ledger(undisturbed, tmp_pat
         where = f"killed {points[kill_at]} (point {kill_at} of {len(points)})"
         folder = tmp_path / str(kill_at)
         folder.mkdir()
+        shutil.copy(key, folder)
         assert in_a_child(folder, kill_at=kill_at) is None, where
         in_a_child(folder, resume=True)
         assert contents(folder) == expected, where
@@ -148,8 +160,9 @@ def test_a_market_killed_anywhere_ends_with_the_same_ledger(undisturbed, tmp_pat
         assert list((folder / "models").iterdir()) == [], where
 
 
-def test_a_market_killed_again_and_again_ends_with_the_same_ledger(undisturbed, tmp_path):
+def test_a_market_killed_again_and_again_ends_with_the_same_ledger(undisturbed, key, tmp_path):
     points, expected = undisturbed
+    shutil.copy(key, tmp_path)
     rng = np.random.default_rng(3)
     deaths = 0
     while in_a_child(tmp_path, kill_at=int(rng.integers(5, len(points) // 2)), resume=True) is None:

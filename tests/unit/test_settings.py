@@ -43,12 +43,19 @@ def test_a_given_value_wins_over_the_preset_and_an_empty_one_does_not():
         ({"centre": "cosine"}, 'eta = "auto" needs centre = "l2"'),
         ({"prox-weight": -0.1}, "prox-weight must not be negative, is -0.1"),
         ({"models-dir": "models"}, "models-dir must be an absolute path, is models"),
+        ({"receipt-key": "key"}, "receipt-key must be an absolute path, is key"),
         ({"ledger": ""}, "setting ledger is missing: give it a value"),
     ],
 )
 def test_a_wrong_setting_is_named(values, said):
     with pytest.raises(SettingsError, match=said):
         Settings.read({**PATHS, **values})
+
+
+def test_the_signing_key_lies_beside_the_models_unless_it_is_named():
+    assert Settings.read(PATHS).receipt_key_file == Path("/m/receipt.key")
+    named = Settings.read({**PATHS, "receipt-key": "/k/operator.pem"})
+    assert named.receipt_key_file == Path("/k/operator.pem")
 
 
 def test_several_wrong_settings_are_all_named():

@@ -11,6 +11,8 @@ from ipfl_flower import strategy as strategy_module
 from ipfl_flower.ledger import Ledger, LedgerError, State
 from ipfl_flower.market import Terms
 from ipfl_flower.protocol import array_record
+from ipfl_flower.receipts import SignedReceipt, check, verify_signature
+from ipfl_flower.receipts.encoding import canonical
 from ipfl_flower.resume import ResumeError
 from ipfl_flower.settings import Settings
 from ipfl_flower.strategy import IPFL, MarketError
@@ -36,6 +38,7 @@ def market(tmp_path):
                 "ledger": str(folder / "ledger.db"),
                 "models-dir": str(folder / "models"),
                 "initial-model": str(folder / "theta0.npz"),
+                "receipt-key": str(tmp_path / "receipt.key"),
                 **values,
             }
         )
@@ -130,9 +133,14 @@ def test_a_statement_tells_each_institution_what_it_paid_and_earned(market):
             said = institutions[name].requests[number + 1].statement
             settlement = ledger.settlement(number)
             position = settlement.participants.index(i)
-            assert said["round"] == number
-            assert said["net"] == settlement.clearing.net[position]
-            assert sum(said["bought"].values()) - sum(said["sold"].values()) == said["net"]
+            signed = SignedReceipt.from_json(canonical(dict(said)))
+            assert verify_signature(signed, ledger.settings["operator-key"])
+            receipt = signed.receipt
+            assert (receipt.round, receipt.institution) == (number, name)
+            assert receipt.net == settlement.clearing.net[position]
+            assert receipt.balance == ledger.balances(number)[name]
+            assert receipt.head == ledger.rounds()[number].head
+            assert check(receipt, institutions[name].terms) == []
 
 
 def spoil_with_nan(arrays):
@@ -332,7 +340,7 @@ def test_a_buyer_who_was_away_gets_its_centre_when_it_is_back(market):
     by_round = {request.round: request for request in institutions["alder"].requests}
     assert sorted(by_round) == [0, 1, 3, 4]
     assert by_round[3].role == "centre"
-    assert by_round[3].statement["round"] == 1
+    assert by_round[3].statement["receipt"]["round"] == 1
 
 
 def test_a_buyer_who_never_comes_back_is_said_and_the_market_ends(market):
@@ -379,7 +387,7 @@ def test_when_too_many_leave_the_market_ends_early_and_owes_nothing(market):
     assert "left: alder, birch, cedar" in ledger.state().detail
     assert "3 institutions left" in next(e.text for e in ledger.events() if e.kind == "ended early")
     # What they bought in round 0 came with round 1's message.
-    assert institutions["alder"].requests[1].statement["round"] == 0
+    assert institutions["alder"].requests[1].statement["receipt"]["round"] == 0
     assert ledger.verify() == []
 
 

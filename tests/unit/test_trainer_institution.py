@@ -78,6 +78,13 @@ def test_leaving_is_said_in_the_file(tmp_path):
     assert load(tmp_path, GOOD.replace('device = "cpu"', "leaving = true")).leaving
 
 
+def test_who_signs_receipts_and_what_an_alarm_does_are_said_in_the_file(tmp_path):
+    assert load(tmp_path, GOOD).on_alarm == "continue"
+    said = f'on_alarm = "stop"\noperator_key = "{"0f" * 32}"'
+    institution = load(tmp_path, GOOD.replace('device = "cpu"', said))
+    assert (institution.on_alarm, institution.operator_key) == ("stop", "0f" * 32)
+
+
 def test_an_absolute_state_dir_stays(tmp_path):
     folder = tmp_path / "elsewhere"
     assert load(tmp_path, GOOD.replace("state/clinic", str(folder))).state_dir == folder
@@ -110,6 +117,16 @@ def test_an_absolute_state_dir_stays(tmp_path):
             "iterations = 40\n",
             "iterations = 40\nepochs = 1\n",
             "training: give either iterations (SGD steps a round) or epochs",
+        ),
+        (
+            'device = "cpu"',
+            'on_alarm = "panic"',
+            "on_alarm must be 'continue' or 'stop', is 'panic'",
+        ),
+        (
+            'device = "cpu"',
+            'operator_key = "0F"',
+            "operator_key: give the operator's public key, 64 hexadecimal digits, not '0F'",
         ),
         ('"cpu"', '"gpu"', "device must be 'auto', 'cpu' or 'cuda', is 'gpu'"),
         ('name = "digits"\n', "", "task.name is missing: add it"),
