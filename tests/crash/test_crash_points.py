@@ -25,7 +25,7 @@ from ipfl_flower.strategy import IPFL
 NAMES = ["alder", "birch"]
 CALLS = ["pwrite", "fsync", "fdatasync", "replace", "link", "unlink", "ftruncate"]
 # One of this many points is tried, another choice with each value of IPFL_CRASH_OFFSET.
-STRIDE = int(os.environ.get("IPFL_CRASH_STRIDE", "7"))
+STRIDE = int(os.environ.get("IPFL_CRASH_STRIDE", "3"))
 OFFSET = int(os.environ.get("IPFL_CRASH_OFFSET", "0"))
 
 
