@@ -2,23 +2,25 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, TypeAlias
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from ipfl_flower.cli.money import credits_text
-from ipfl_flower.ledger import Ledger
+from ipfl_flower.ledger import Ledger, restore, upgrade
 
 ledger_app = typer.Typer(no_args_is_help=True, help="Look at a market's ledger and check it.")
 
 LedgerFile = Annotated[str, typer.Argument(help="The ledger: a file or a database URL.")]
+ExportFormat: TypeAlias = Literal["csv", "jsonl"]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON; money in micro-credits.")]
 
 
 @ledger_app.command()
-def show(ledger: LedgerFile, json_: AsJson = False) -> None:
+def show(ledger: LedgerFile, json_: ExportFormat: TypeAlias = Literal["csv", "jsonl"]
+AsJson = False) -> None:
     """Show every round and the balance of every account."""
     with Ledger.open(ledger, create=False) as book:
         summaries, balances = book.rounds(), book.balances()
@@ -69,7 +71,8 @@ def show(ledger: LedgerFile, json_: AsJson = False) -> None:
 def statement(
     ledger: LedgerFile,
     name: Annotated[str, typer.Argument(help="The institution.")],
-    json_: AsJson = False,
+    json_: ExportFormat: TypeAlias = Literal["csv", "jsonl"]
+AsJson = False,
 ) -> None:
     """Print the statement of one institution's account."""
     with Ledger.open(ledger, create=False) as book:
@@ -111,14 +114,50 @@ def statement(
 def verify(ledger: LedgerFile) -> None:
     """Check the whole ledger: chain, sums, and every round cleared again from its inputs."""
     with Ledger.open(ledger, create=False) as book:
-        problems = book.verify()
-        head, rounds = book.head(), len(book.rounds())
-    for problem in problems:
-        typer.echo(str(problem), err=True)
-    if problems:
-        typer.echo(f"{Path(ledger).name}: {len(problems)} problems found", err=True)
-        raise typer.Exit(1)
-    typer.echo(f"verified: {rounds} rounds, head {head}")
+        _report_check(book)
+
+
+@ledger_app.command()
+def backup(
+    ledger: LedgerFile,
+    file: Annotated[Path, typer.Argument(help="The copy: a new SQLite file.")],
+) -> None:
+    """Copy a ledger to a new file, also while a market writes to it, and verify the copy."""
+    with Ledger.open(ledger, create=False) as book:
+        book.backup(file)
+    _report_copy(file, "backed up to")
+
+
+@ledger_app.command("restore")
+def restore_(
+    file: Annotated[str, typer.Argument(help="A backup.")],
+    ledger: Annotated[
+        str, typer.Argument(help="A new file, or the URL of an empty PostgreSQL database.")
+    ],
+) -> None:
+    """Make a ledger of a backup that verifies, and verify it; nothing is overwritten."""
+    restore(file, ledger)
+    _report_copy(ledger, "restored to")
+
+
+@ledger_app.command()
+def export(
+    ledger: LedgerFile,
+    folder: Annotated[Path, typer.Argument(help="A new folder: one file a table.")],
+    form: Annotated[ExportFormat, typer.Option("--format", help="Of the files.")] = "csv",
+) -> None:
+    """Write all tables as text; money in micro-credits, bytes in hexadecimal."""
+    with Ledger.open(ledger, create=False) as book:
+        names = book.export(folder, form)
+    typer.echo(f"exported {len(names)} tables to {folder}")
+
+
+@ledger_app.command("upgrade")
+def upgrade_(ledger: LedgerFile) -> None:
+    """Upgrade the tables of an older ledger; its server must be stopped."""
+    before, after = upgrade(ledger)
+    done = "is at" if before == after else f"upgraded from {before} to"
+    typer.echo(f"{done} {after}")
 
 
 def round_notes(ledger: Ledger, number: int) -> list[str]:
@@ -129,6 +168,25 @@ def round_notes(ledger: Ledger, number: int) -> list[str]:
     names = {item.id: item.name for item in ledger.institutions()}
     lines = [f"{names[i]}: {reason}" for i, reason in state.failed.items()]
     return lines if state.detail is None else [*lines, f"abandoned: {state.detail}"]
+
+
+def _report_copy(ledger: str | Path, done: str) -> None:
+    """Verify a copy that was made, and say where it is."""
+    with Ledger.open(ledger, create=False) as copy:
+        typer.echo(f"{done} {copy.name}")
+        _report_check(copy)
+
+
+def _report_check(ledger: Ledger) -> None:
+    """Verify a ledger; every problem is a line on stderr, and any of them exit code 1."""
+    problems = ledger.verify()
+    for problem in problems:
+        typer.echo(str(problem), err=True)
+    if problems:
+        typer.echo(f"{ledger.name}: {len(problems)} problems found", err=True)
+        raise typer.Exit(1)
+    head = "none yet: the market has not begun" if ledger.settings is None else ledger.head()
+    typer.echo(f"verified: {len(ledger.rounds())} rounds, head {head}")
 
 
 def _print_json(value: Any) -> None:

@@ -17,8 +17,8 @@ RULES = Rules()
 
 
 @pytest.fixture
-def ledger(tmp_path):
-    with Ledger.open(tmp_path / "ledger.db", clock=count(1000.0).__next__) as opened:
+def ledger(place):
+    with Ledger.open(place, clock=count(1000.0).__next__) as opened:
         opened.begin(SETTINGS)
         for name in NAMES:
             opened.enrol(name, name.encode(), samples_cap=500)
