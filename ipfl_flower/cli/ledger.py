@@ -19,8 +19,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON; money in micro
 
 
 @ledger_app.command()
-def show(ledger: LedgerFile, json_: ExportFormat: TypeAlias = Literal["csv", "jsonl"]
-AsJson = False) -> None:
+def show(ledger: LedgerFile, json_: AsJson = False) -> None:
     """Show every round and the balance of every account."""
     with Ledger.open(ledger, create=False) as book:
         summaries, balances = book.rounds(), book.balances()
@@ -71,8 +70,7 @@ AsJson = False) -> None:
 def statement(
     ledger: LedgerFile,
     name: Annotated[str, typer.Argument(help="The institution.")],
-    json_: ExportFormat: TypeAlias = Literal["csv", "jsonl"]
-AsJson = False,
+    json_: AsJson = False,
 ) -> None:
     """Print the statement of one institution's account."""
     with Ledger.open(ledger, create=False) as book:
