@@ -42,7 +42,7 @@ def read_version(connection: Connection, name: str) -> str | None:
     if not names:
         return None
     known = t.schema.name in names
-    version = connection.scalar(select(t.schema.c.version_num)) if known else None
+    version: str | None = connection.scalar(select(t.schema.c.version_num)) if known else None
     if version is None or not version.startswith("ipfl"):
         raise LedgerError(f"ledger {name}: it is another program's database: check the path or URL")
     return version

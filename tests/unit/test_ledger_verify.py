@@ -7,7 +7,6 @@ from contextlib import closing, contextmanager
 
 import numpy as np
 import pytest
-
 from support.ledgers import NAMES, play
 
 from ipfl_flower.ledger import Ledger, LedgerError, Problem, checks, tables
