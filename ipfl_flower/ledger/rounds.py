@@ -19,6 +19,7 @@ from ipfl_flower.ledger.reading import last_round, read_state, read_states
 from ipfl_flower.ledger.records import LedgerError, Report, RoundState, Settlement, State
 from ipfl_flower.ledger.rows import (
     next_entry,
+    plain_text,
     read_reports,
     report_row,
     settlement_rows,
@@ -102,6 +103,7 @@ def report(connection: Connection, new: Report, at: float) -> None:
 
 def refuse(connection: Connection, number: int, institution: int, reason: str, at: float) -> None:
     """Record why an institution's reply does not count."""
+    reason = plain_text(reason)
     known, name = _asked(connection, number, institution)
     where = f"institution {name!r} in round {number}"
     query = select(t.refusals.c.reason).where(
@@ -120,6 +122,7 @@ def refuse(connection: Connection, number: int, institution: int, reason: str, a
 
 def abandon(connection: Connection, number: int, reason: str, at: float) -> str:
     """Give up round `number` and seal it."""
+    reason = plain_text(reason)
     known = read_state(connection, number)
     if known.state is State.ABANDONED and known.detail == reason:
         return _head(connection, number)

@@ -53,8 +53,11 @@ class Server:
 
 
 @contextmanager
-def running(binaries: Path) -> Iterator[Server]:
-    """Start a server, wait until it accepts connections, and stop it at the end."""
+def running(binaries: Path, *, durable: bool = False) -> Iterator[Server]:
+    """Start a server, wait until it accepts connections, and stop it at the end.
+
+    Unless `durable`, it does not wait for the disk.
+    """
     folder = Path(tempfile.mkdtemp(prefix="ipfl-postgres-"))
     as_user = []
     if os.geteuid() == 0:  # PostgreSQL refuses to run as root; Debian's package made it a user
@@ -75,7 +78,17 @@ def running(binaries: Path) -> Iterator[Server]:
         )
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
-        options = ["-D", data, "-p", str(port), "-h", "127.0.0.1", "-k", "", "-F"]
+        options = [
+            "-D",
+            data,
+            "-p",
+            str(port),
+            "-h",
+            "127.0.0.1",
+            "-k",
+            "",
+            *([] if durable else ["-F"]),
+        ]
         process = subprocess.Popen(
             [*as_user, binaries / "postgres", *options],
             cwd="/",

@@ -88,7 +88,7 @@ def test_an_older_ledger_is_refused_until_it_is_upgraded(place, later, monkeypat
         play(ledger)
         head = ledger.head()
     monkeypatch.setattr(tables, "SCHEMA_VERSION", "ipfl0002")
-    with pytest.raises(LedgerError, match="its schema is ipfl0001, .* run: ipfl ledger upgrade"):
+    with pytest.raises(LedgerError, match=r"its schema is ipfl0001, .* run: ipfl ledger upgrade"):
         Ledger.open(place)
     done = CliRunner().invoke(cli, ["ledger", "upgrade", place])
     assert (done.exit_code, done.output) == (0, "upgraded from ipfl0001 to ipfl0002\n")
