@@ -189,12 +189,6 @@ def test_changing_nothing_is_no_problem(postgres, database):
     assert problems(postgres, database, "SELECT 1") == []
 
 
-REPLACED = """
-    CREATE OR REPLACE FUNCTION entries_append_only() RETURNS trigger LANGUAGE plpgsql
-    AS 'BEGIN RETURN NEW; END'
-"""
-
-
 @pytest.mark.parametrize(
     ("sql", "named"),
     [
@@ -202,8 +196,10 @@ REPLACED = """
         ("ALTER TABLE entries DISABLE TRIGGER entries_no_update", "entries_no_update"),
         ("ALTER TABLE entries ENABLE TRIGGER entries_no_delete", "entries_no_delete"),
         (
-            "CREATE OR REPLACE FUNCTION entries_append_only() RETURNS trigger"
-            " LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'",
+            """
+            CREATE OR REPLACE FUNCTION entries_append_only() RETURNS trigger LANGUAGE plpgsql
+            AS 'BEGIN RETURN NEW; END'
+            """,
             "entries_no_update",
         ),
     ],
