@@ -1,5 +1,8 @@
 """Time to commit a round of 100 institutions with some 10⁴ transfers, and to verify and read it.
 
+On SQLite, and on a PostgreSQL server that is started for it, which like SQLite waits for the disk
+at each commit.
+
 Usage: python benchmarks/bench_ledger.py [ROUNDS]
 """
 
@@ -41,13 +44,10 @@ def timed(action: Callable[[], object]) -> float:
     return (time.perf_counter() - start) * 1e3
 
 
-def main(rounds: int) -> None:
-    """Print medians over `rounds` rounds."""
+def measure(name: str, address: str, rounds: int) -> None:
+    """Print medians over `rounds` rounds in a new ledger."""
     rng = np.random.default_rng(0)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        Ledger.open(Path(folder) / "ledger.db") as ledger,
-    ):
+    with Ledger.open(address, serve=True) as ledger:
         ledger.begin({"bench": "ledger"})
         for i in range(INSTITUTIONS):
             ledger.enrol(f"institution {i}", bytes([i]))
@@ -61,16 +61,38 @@ def main(rounds: int) -> None:
             reporting += [timed(lambda r=report: ledger.report(r)) for report in reports]
             commits.append(timed(lambda s=settlement: ledger.commit(s)))
             edges.append(int(settlement.clearing.imports.sum()))
-        size = (Path(folder) / "ledger.db").stat().st_size / 2**20
-        print(f"SQLite, {INSTITUTIONS} institutions, {min(edges)}-{max(edges)} transfers a round")
-        print(f"  commit a round     {statistics.median(commits):8.1f} ms (max {max(commits):.1f})")
+        seconds, most = statistics.median(commits) / 1e3, max(commits) / 1e3
+        print(f"{name}, {INSTITUTIONS} institutions, {min(edges)}-{max(edges)} transfers a round")
+        print(f"  commit a round     {seconds:8.3f} s (max {most:.3f})")
         print(f"  record a report    {statistics.median(reporting):8.1f} ms")
         print(f"  verify a round     {timed(ledger.verify) / rounds:8.1f} ms (clears it again)")
         print(f"  list all rounds    {timed(ledger.rounds):8.1f} ms for {rounds} rounds")
         statement = timed(lambda: ledger.statement("institution 0"))
         print(f"  read a statement   {statement:8.1f} ms")
-        print(f"  size of a round    {size / rounds:8.2f} MiB")
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder) / "copy.db"
+            took = timed(lambda: ledger.backup(copy))
+            print(f"  back up            {took:8.1f} ms, {copy.stat().st_size / 2**20:.1f} MiB")
+
+
+def main(rounds: int) -> None:
+    """Measure both databases."""
+    with tempfile.TemporaryDirectory() as folder:
+        measure("SQLite", str(Path(folder) / "ledger.db"), rounds)
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+    try:
+        from support.postgres import find_binaries, running  # noqa: PLC0415  # may be missing
+    except ImportError:
+        print("PostgreSQL: skipped, no driver: pip install 'ipfl-flower[postgres]'")
+        return
+    binaries = find_binaries()
+    if binaries is None:
+        print("PostgreSQL: skipped, not installed: apt-get install postgresql")
+        return
+    with running(binaries, durable=True) as server:
+        measure("PostgreSQL", server.url(server.new_database()), rounds)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 10)
+    numbers = [int(argument) for argument in sys.argv[1:] if argument.isdecimal()]
+    main(numbers[0] if numbers else 3 if "--quick" in sys.argv else 10)

@@ -19,7 +19,7 @@ def main(grid: Grid, context: Context) -> None:
     """Run the market that the run's configuration describes."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
     settings = Settings.read(context.run_config)
-    with Ledger.open(settings.ledger) as ledger:
+    with Ledger.open(settings.ledger, serve=True) as ledger:
         ledger.log_event("started", f"Flower run {context.run_id}")
         try:
             initial = array_record(load_model(settings.initial_model))

@@ -17,3 +17,25 @@ def pytest_sessionfinish(session, exitstatus):
     if os.environ.get("IPFL_NO_SKIPS") and skipped and exitstatus == pytest.ExitCode.OK:
         reporter.write_line(f"{len(skipped)} skipped, IPFL_NO_SKIPS allows none", red=True)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """Give a running PostgreSQL server."""
+    pytest.importorskip("psycopg", reason="no driver: pip install 'ipfl-flower[postgres]'")
+    from support.postgres import find_binaries, running  # noqa: PLC0415  # needs the driver
+
+    binaries = find_binaries()
+    if binaries is None:
+        pytest.skip("no PostgreSQL here: apt-get install postgresql")
+    with running(binaries) as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def place(request, tmp_path):
+    """Give the address of a ledger that is not there yet, once on each database."""
+    if request.param == "sqlite":
+        return str(tmp_path / "ledger.db")
+    server = request.getfixturevalue("postgres")
+    return server.url(server.new_database())

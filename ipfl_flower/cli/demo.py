@@ -139,7 +139,7 @@ def _run_market(
         f"Flower run {run} ({time.monotonic() - started:.0f} s to start)",
         soft_wrap=True,
     )
-    Watch(folder / "ledger.db", group, fleet.flower, options.rounds, console).follow(run)
+    Watch(str(folder / "ledger.db"), group, fleet.flower, options.rounds, console).follow(run)
     with console.status("the same steps alone, and with FedAvg"):
         printed = run_trainer_module(
             group,

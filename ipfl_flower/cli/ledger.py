@@ -1,8 +1,9 @@
 """``ipfl ledger``: look at a ledger, check it, print an account's statement."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, TypeAlias
 
 import typer
 from rich.console import Console
@@ -10,11 +11,12 @@ from rich.table import Table
 
 from ipfl_flower.cli.money import credits_text
 from ipfl_flower.cli.receipts import ReceiptsFolder, audit_receipts
-from ipfl_flower.ledger import Ledger
+from ipfl_flower.ledger import Ledger, restore, upgrade
 
 ledger_app = typer.Typer(no_args_is_help=True, help="Look at a market's ledger and check it.")
 
 LedgerFile = Annotated[str, typer.Argument(help="The ledger: a file or a database URL.")]
+ExportFormat: TypeAlias = Literal["csv", "jsonl"]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON; money in micro-credits.")]
 
 
@@ -112,15 +114,50 @@ def statement(
 def verify(ledger: LedgerFile, receipts: ReceiptsFolder = None) -> None:
     """Check the whole ledger: chain, sums, and every round cleared again from its inputs."""
     with Ledger.open(ledger, create=False) as book:
-        problems = [str(problem) for problem in book.verify()]
-        problems += [] if receipts is None else audit_receipts(book, receipts)
-        head, rounds = book.head(), len(book.rounds())
-    for problem in problems:
-        typer.echo(problem, err=True)
-    if problems:
-        typer.echo(f"{Path(ledger).name}: {len(problems)} problems found", err=True)
-        raise typer.Exit(1)
-    typer.echo(f"verified: {rounds} rounds, head {head}")
+        _report_check(book, [] if receipts is None else audit_receipts(book, receipts))
+
+
+@ledger_app.command()
+def backup(
+    ledger: LedgerFile,
+    file: Annotated[Path, typer.Argument(help="The copy: a new SQLite file.")],
+) -> None:
+    """Copy a ledger to a new file, also while a market writes to it, and verify the copy."""
+    with Ledger.open(ledger, create=False) as book:
+        book.backup(file)
+    _report_copy(file, "backed up to")
+
+
+@ledger_app.command("restore")
+def restore_(
+    file: Annotated[str, typer.Argument(help="A backup.")],
+    ledger: Annotated[
+        str, typer.Argument(help="A new file, or the URL of an empty PostgreSQL database.")
+    ],
+) -> None:
+    """Make a ledger of a backup that verifies, and verify it; nothing is overwritten."""
+    restore(file, ledger)
+    _report_copy(ledger, "restored to")
+
+
+@ledger_app.command()
+def export(
+    ledger: LedgerFile,
+    folder: Annotated[Path, typer.Argument(help="A new folder: one file a table.")],
+    form: Annotated[ExportFormat, typer.Option("--format", help="Of the files.")] = "csv",
+) -> None:
+    """Write all tables as text; money in micro-credits, bytes in hexadecimal."""
+    with Ledger.open(ledger, create=False) as book:
+        names = book.export(folder, form)
+    typer.echo(f"exported {len(names)} tables to {folder}")
+
+
+@ledger_app.command("upgrade")
+def upgrade_(ledger: LedgerFile) -> None:
+    """Upgrade the tables of an older ledger; its server must be stopped."""
+    before, after = upgrade(ledger)
+    done = "is at" if before == after else f"upgraded from {before} to"
+    typer.echo(f"{done} {after}")
 
 
 def round_notes(ledger: Ledger, number: int) -> list[str]:
@@ -131,6 +168,25 @@ def round_notes(ledger: Ledger, number: int) -> list[str]:
     names = {item.id: item.name for item in ledger.institutions()}
     lines = [f"{names[i]}: {reason}" for i, reason in state.failed.items()]
     return lines if state.detail is None else [*lines, f"abandoned: {state.detail}"]
+
+
+def _report_copy(ledger: str | Path, done: str) -> None:
+    """Verify a copy that was made, and say where it is."""
+    with Ledger.open(ledger, create=False) as copy:
+        typer.echo(f"{done} {copy.name}")
+        _report_check(copy)
+
+
+def _report_check(ledger: Ledger, more: Sequence[str] = ()) -> None:
+    """Verify a ledger; every problem is a line on stderr, and any of them exit code 1."""
+    problems = [*map(str, ledger.verify()), *more]
+    for problem in problems:
+        typer.echo(problem, err=True)
+    if problems:
+        typer.echo(f"{ledger.name}: {len(problems)} problems found", err=True)
+        raise typer.Exit(1)
+    head = "none yet: the market has not begun" if ledger.settings is None else ledger.head()
+    typer.echo(f"verified: {len(ledger.rounds())} rounds, head {head}")
 
 
 def _print_json(value: Any) -> None:

@@ -13,7 +13,7 @@ from ipfl_flower.cli.flower import FlowerCli
 from ipfl_flower.cli.ledger import round_notes
 from ipfl_flower.cli.money import credits_text
 from ipfl_flower.cli.processes import LaunchError, ProcessGroup
-from ipfl_flower.ledger import Ledger, RoundState, RoundSummary, State
+from ipfl_flower.ledger import Ledger, LedgerError, RoundState, RoundSummary, State
 
 LOOK_EVERY_S = 0.5
 # Asking Flower starts a process: only to notice a server app that died without a word.
@@ -33,8 +33,8 @@ class Watch:
 
     Parameters
     ----------
-    ledger_file : Path
-        The market's ledger; the server app makes it.
+    ledger : str
+        The market's ledger, a file or a URL; the server app makes it.
     group : ProcessGroup
     flower : FlowerCli
     rounds : int
@@ -45,7 +45,7 @@ class Watch:
         How long the SuperLink may be out of reach.
     """
 
-    ledger_file: Path
+    ledger: str
     group: ProcessGroup
     flower: FlowerCli
     rounds: int
@@ -59,10 +59,20 @@ class Watch:
 
     def events(self) -> int:
         """Return how many events the ledger holds: those of earlier runs, before a run is begun."""
-        if not self.ledger_file.exists():
+        if self._is_missing():
             return 0
-        with Ledger.open(self.ledger_file, create=False) as ledger:
+        with Ledger.open(self.ledger, create=False) as ledger:
             return len(ledger.events())
+
+    def _is_missing(self) -> bool:
+        """Tell whether there is no ledger yet, which is no error before the market has begun."""
+        if "://" not in self.ledger:
+            return not Path(self.ledger).exists()
+        try:
+            Ledger.open(self.ledger, create=False).close()
+        except LedgerError:
+            return True
+        return False
 
     def follow(self, run: int, events_before: int = 0) -> None:
         """Show the market until it has ended.
@@ -92,7 +102,7 @@ class Watch:
                 )
             time.sleep(LOOK_EVERY_S)
         with (
-            Ledger.open(self.ledger_file, create=False) as ledger,
+            Ledger.open(self.ledger, create=False) as ledger,
             Live(console=self.console, auto_refresh=False, transient=True) as live,
         ):
             while (ended := self._ended(ledger)) is None:
@@ -156,9 +166,9 @@ class Watch:
 
     def _over(self) -> bool:
         """Tell whether the ledger says by now that the market has ended."""
-        if not self.ledger_file.exists():
+        if self._is_missing():
             return False
-        with Ledger.open(self.ledger_file, create=False) as ledger:
+        with Ledger.open(self.ledger, create=False) as ledger:
             return self._ended(ledger) is not None
 
 

@@ -55,8 +55,7 @@ def run_market(
         flower = FlowerCli(group, superlink)
         app = stage_app(Path(scratch) / "app")
         config = Path(scratch) / "market.toml"
-        ledger = Path(settings.ledger)
-        watch = Watch(ledger, group, flower, settings.rounds, console, patience_s)
+        watch = Watch(settings.ledger, group, flower, settings.rounds, console, patience_s)
         deaths, events = 0, watch.events()
         while True:
             config.write_text(to_toml({**values, "resume": resume}), encoding="utf-8")

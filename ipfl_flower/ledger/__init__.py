@@ -16,6 +16,7 @@ from ipfl_flower.ledger.records import (
     Statement,
 )
 from ipfl_flower.ledger.tables import MICRO
+from ipfl_flower.ledger.upkeep import restore, upgrade
 
 __all__ = [
     "MICRO",
@@ -32,4 +33,6 @@ __all__ = [
     "Settlement",
     "State",
     "Statement",
+    "restore",
+    "upgrade",
 ]

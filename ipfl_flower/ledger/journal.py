@@ -7,13 +7,13 @@ from sqlalchemy import Connection, Table, func, select
 
 from ipfl_flower.ledger import tables as t
 from ipfl_flower.ledger.records import Event, LedgerError
-from ipfl_flower.ledger.rows import metrics_json
+from ipfl_flower.ledger.rows import metrics_json, plain_text
 
 
 def log_event(connection: Connection, kind: str, text: str, at: float) -> None:
     """Note that something happened."""
-    row = {"id": _next_id(connection, t.events), "kind": kind, "text": text, "at": at}
-    connection.execute(t.events.insert(), row)
+    row = {"id": _next_id(connection, t.events), "kind": kind, "text": plain_text(text)}
+    connection.execute(t.events.insert(), {**row, "at": at})
 
 
 def read_events(connection: Connection) -> list[Event]:

@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
-from sqlalchemy import Connection, Engine
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy import Connection
 
-from ipfl_flower.ledger import enrolment, journal, rounds, sqlite, verify
+from ipfl_flower.ledger import enrolment, export, journal, rounds, upkeep, verify
+from ipfl_flower.ledger.addresses import find_database
 from ipfl_flower.ledger.chain import head_before
+from ipfl_flower.ledger.database import Database
 from ipfl_flower.ledger.reading import has_reported, last_round, read_state, read_summaries
 from ipfl_flower.ledger.records import (
     Event,
@@ -41,9 +41,8 @@ class Ledger:
     database cannot be read or written. Any number of processes may read while one writes.
     """
 
-    def __init__(self, engine: Engine, path: Path, clock: Callable[[], float]) -> None:
-        self._engine = engine
-        self._path = path
+    def __init__(self, database: Database, clock: Callable[[], float]) -> None:
+        self._database = database
         self._clock = clock
         self._closed = False
 
@@ -53,6 +52,7 @@ class Ledger:
         url_or_path: str | Path,
         *,
         create: bool = True,
+        serve: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> Self:
         """Open a ledger.
@@ -60,24 +60,35 @@ class Ledger:
         Parameters
         ----------
         url_or_path : str or Path
-            A file, or its URL ``sqlite:///FILE``.
+            A file, its URL ``sqlite:///FILE``, or ``postgresql+psycopg://USER@HOST/DATABASE``.
         create : bool
-            Whether a missing file becomes a new, empty ledger (mode 0600). Readers say False.
+            Whether a missing file (then mode 0600) or an empty PostgreSQL database becomes a new
+            ledger. Readers say False.
+        serve : bool
+            Whether to be this ledger's one server until it is closed or the process ends: whoever
+            runs a market says True, and a second one is refused. Readers say False.
         clock : callable
             Seconds since 1970, for the columns that say when.
 
         Raises
         ------
         LedgerError
-            The file is missing, unreadable, damaged, not a ledger, or of another schema version.
+            The ledger is missing, unreachable, unreadable, damaged, another program's, of another
+            schema version, or served already.
         """
-        path = _file(url_or_path)
-        return cls(sqlite.open_engine(path, create=create), path, clock)
+        database = find_database(url_or_path)
+        database.open(create=create, serve=serve)
+        return cls(database, clock)
+
+    @property
+    def name(self) -> str:
+        """The ledger's file or URL, without password."""
+        return self._database.name
 
     def close(self) -> None:
         """Close the database; the ledger cannot be used afterwards."""
         self._closed = True
-        self._engine.dispose()
+        self._database.close()
 
     def __enter__(self) -> Self:
         return self
@@ -366,48 +377,68 @@ class Ledger:
             with a new chain is consistent in itself: only the heads that others keep show it.
         """
         with self._read() as connection:
-            return verify.problems(connection, sqlite.health)
+            return verify.problems(connection, self._database.health)
+
+    def backup(self, path: str | Path) -> None:
+        """Copy the ledger, as it is at this moment, to a new file; writers may go on meanwhile.
+
+        Parameters
+        ----------
+        path : str or Path
+            The copy: a SQLite ledger whatever the database here, to be opened like any other.
+
+        Raises
+        ------
+        LedgerError
+            There is such a file already, or it cannot be written.
+        """
+        self._check_open()
+        upkeep.backup(self._database, Path(path))
+
+    def export(self, folder: str | Path, form: Literal["csv", "jsonl"] = "csv") -> list[str]:
+        """Write every table to a file of its own in the new folder `folder`, all of one moment.
+
+        Parameters
+        ----------
+        folder : str or Path
+            New or empty.
+        form : {"csv", "jsonl"}
+            Money is in integer micro-credits, a float in the shortest form that gives the same
+            float again, bytes are hexadecimal.
+
+        Returns
+        -------
+        list of str
+            The files' names.
+
+        Raises
+        ------
+        LedgerError
+            The folder has something in it, or cannot be written.
+        """
+        with self._read() as connection:
+            return export.write_tables(connection, Path(folder), form)
 
     # --- transactions -----------------------------------------------------------------------------
 
     @contextmanager
     def _read(self) -> Iterator[Connection]:
         """Open a snapshot: writers neither wait for it nor show in it."""
-        with self._transaction(immediate=False) as connection:
+        with self._transaction(write=False) as connection:
             yield connection
 
     @contextmanager
     def _write(self) -> Iterator[Connection]:
-        """Open the one write transaction at a time; durable when the block ends, else undone.
-
-        All writes pass here, so a second server is to be refused here.
-        """
-        with self._transaction(immediate=True) as connection:
+        """Open the one write transaction at a time; durable when the block ends, else undone."""
+        with self._transaction(write=True) as connection:
             yield connection
 
     @contextmanager
-    def _transaction(self, *, immediate: bool) -> Iterator[Connection]:
+    def _transaction(self, *, write: bool) -> Iterator[Connection]:
+        self._check_open()
+        with self._database.transaction(write=write) as connection:
+            yield connection
+
+    def _check_open(self) -> None:
         if self._closed:
-            raise LedgerError(f"ledger {self._path} is closed: open it again")
-        with sqlite.explained(self._path), self._engine.connect() as connection:
-            connection.execution_options(immediate=immediate)
-            with connection.begin() as transaction:
-                yield connection
-                if not immediate:
-                    transaction.rollback()  # of a damaged file, even an empty commit fails
-
-
-def _file(url_or_path: str | Path) -> Path:
-    """Take the database file from a path or URL."""
-    if isinstance(url_or_path, Path) or "://" not in url_or_path:
-        return Path(url_or_path)
-    try:
-        url = make_url(url_or_path)
-    except ArgumentError as error:
-        raise LedgerError(
-            f"{url_or_path!r} is not a URL: give a file, or sqlite:///FILE"
-        ) from error
-    if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
-        shown = url.render_as_string(hide_password=True)
-        raise LedgerError(f"{shown} is not a SQLite file: give a file, or sqlite:///FILE")
-    return Path(url.database)
+            raise LedgerError(f"ledger {self._database.name} is closed: open it again")

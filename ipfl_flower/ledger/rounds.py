@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 from math import isfinite
-from typing import Any
 
-from sqlalchemy import Connection, Table, select
+from sqlalchemy import Connection, select
 
 from ipfl_flower.ledger import tables as t
 from ipfl_flower.ledger.chain import head_before, seal
@@ -15,10 +14,12 @@ from ipfl_flower.ledger.checks import (
     current_state,
     settlement_faults,
 )
+from ipfl_flower.ledger.copying import insert_rows
 from ipfl_flower.ledger.reading import last_round, read_state, read_states
 from ipfl_flower.ledger.records import LedgerError, Report, RoundState, Settlement, State
 from ipfl_flower.ledger.rows import (
     next_entry,
+    plain_text,
     read_reports,
     report_row,
     settlement_rows,
@@ -52,7 +53,7 @@ def open_round(
     _check_round(connection, number, ids, deadline_s, quorum)
     row = {"number": number, "deadline_s": float(deadline_s), "quorum": quorum}
     connection.execute(t.rounds.insert(), row)
-    _insert(connection, t.asked, [{"round": number, "institution": i} for i in ids])
+    insert_rows(connection, t.asked, [{"round": number, "institution": i} for i in ids])
     _enter(connection, number, State.OPEN, None, at)
 
 
@@ -102,6 +103,7 @@ def report(connection: Connection, new: Report, at: float) -> None:
 
 def refuse(connection: Connection, number: int, institution: int, reason: str, at: float) -> None:
     """Record why an institution's reply does not count."""
+    reason = plain_text(reason)
     known, name = _asked(connection, number, institution)
     where = f"institution {name!r} in round {number}"
     query = select(t.refusals.c.reason).where(
@@ -120,6 +122,7 @@ def refuse(connection: Connection, number: int, institution: int, reason: str, a
 
 def abandon(connection: Connection, number: int, reason: str, at: float) -> str:
     """Give up round `number` and seal it."""
+    reason = plain_text(reason)
     known = read_state(connection, number)
     if known.state is State.ABANDONED and known.detail == reason:
         return _head(connection, number)
@@ -153,7 +156,7 @@ def commit(connection: Connection, settlement: Settlement, at: float) -> str:
         )
     _require_reports(connection, settlement)
     for table, values in rows.items():
-        _insert(connection, table, values)
+        insert_rows(connection, table, values)
     _enter(connection, number, State.SETTLED, None, at)
     return seal(connection, number)
 
@@ -225,8 +228,3 @@ def _enter(
 
 def _head(connection: Connection, number: int) -> str:
     return str(connection.scalar(select(t.chain.c.head).where(t.chain.c.round == number)))
-
-
-def _insert(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
-    if rows:  # an empty list would insert a row of defaults
-        connection.execute(table.insert(), rows)

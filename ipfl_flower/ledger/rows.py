@@ -40,6 +40,11 @@ def metrics_json(metrics: Mapping[str, float]) -> str:
     return canonical({name: float(value) for name, value in metrics.items()}, allow_nan=True)
 
 
+def plain_text(text: str) -> str:
+    """Escape what PostgreSQL keeps in no text (NUL) and UTF-8 not at all (half a surrogate)."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
+
+
 def read_reports(connection: Connection, number: int) -> list[Report]:
     """Load the reports of round `number`, by institution.
 

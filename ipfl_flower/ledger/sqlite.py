@@ -1,21 +1,23 @@
-"""SQLite as the ledger's database: opening, durability, and what can be wrong with the file.
+"""SQLite as the ledger's database: opening, durability, and what can be wrong with the file."""
 
-Everything that only SQLite needs is here and in `tables.sqlite_triggers`; the rest of the ledger is
-the same for any database.
-"""
-
+import fcntl
 import os
+import shutil
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from pathlib import Path
-from tempfile import mkstemp
-from typing import Any, Final
+from tempfile import mkdtemp
+from typing import IO, Any, Final
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, select, text
+from sqlalchemy import URL, Connection, create_engine, event, text
 from sqlalchemy.exc import DBAPIError
 
+from ipfl_flower.ledger import schema
 from ipfl_flower.ledger import tables as t
+from ipfl_flower.ledger.copying import copy_rows
+from ipfl_flower.ledger.database import Database, held_by, this_process
+from ipfl_flower.ledger.guards import sqlite_triggers
 from ipfl_flower.ledger.records import LedgerError
 
 BUSY_TIMEOUT_MS: Final = 10_000
@@ -38,133 +40,196 @@ _EXPLAINED: Final = (
 )
 
 
-def open_engine(path: Path, *, create: bool) -> Engine:
-    """Open the ledger file at `path`.
+class SQLite(Database):
+    """A ledger in a SQLite file.
 
     Parameters
     ----------
     path : Path
-        The database file.
-    create : bool
-        Whether a missing file becomes a new ledger (mode 0600).
-
-    Returns
-    -------
-    Engine
-        Connections begin transactions deferred, or at once (BEGIN IMMEDIATE) with the execution
-        option ``immediate=True``.
-
-    Raises
-    ------
-    LedgerError
-        The file is missing, unreadable, damaged, not a ledger, or of another schema version.
+        The file.
     """
-    _find(path, create=create)
-    engine = _engine(path)
-    try:
-        with explained(path):
-            _check_schema(engine, path)
-            _use_wal(engine)
-    except BaseException:
-        engine.dispose()
-        raise
-    return engine
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
+        self._path = path
+        self._held: IO[str] | None = None
+        self.engine = create_engine(URL.create("sqlite+pysqlite", database=str(path)))
+        event.listen(self.engine, "connect", _on_connect)
+        event.listen(self.engine, "begin", _on_begin)
+
+    def connect(self, *, create: bool) -> str:
+        """See that there is a file that can be read, making a new ledger (mode 0600) if it may."""
+        try:
+            if create and not self._path.exists():
+                with suppress(FileExistsError):  # another process was faster: as good as ours
+                    write_new_file(self._path, _make)
+            with self._path.open("rb") as file:
+                empty = not file.read(1)
+        except FileNotFoundError as error:
+            fix = "create its folder" if create else "start a market first, or check the path"
+            raise LedgerError(f"no ledger at {self.name}: {fix}") from error
+        except OSError as error:
+            raise LedgerError(f"ledger {self.name}: {error.strerror}: check the path") from error
+        if empty:
+            raise LedgerError(
+                f"ledger {self.name}: the file is empty: remove it, or check the path"
+            )
+        with self.transaction(write=False) as connection:
+            version = schema.read_version(connection, self.name)
+        if version is None:
+            raise LedgerError(f"ledger {self.name}: it has no tables: remove it, or check the path")
+        with self.explained(), self.engine.connect() as connection:
+            # Readers read while one writes. It stays in the file, but not in a VACUUM INTO copy.
+            _raw(connection).execute("PRAGMA journal_mode = WAL")  # allowed outside a transaction
+        return version
+
+    def hold(self) -> None:
+        """Lock the file beside the ledger's, NAME.lock; it stays there and says who held it last.
+
+        The ledger's own file will not do: SQLite's locks on it would be lost with ours.
+        """
+        path = self._path.resolve()
+        path = path.with_name(f"{path.name}.lock")
+        try:
+            file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+")
+        except OSError as error:
+            raise LedgerError(
+                f"ledger {self.name}: its lock {path} cannot be opened ({error.strerror}): "
+                "check the folder's permissions"
+            ) from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = file.readline().strip() or "another process"
+            file.close()
+            raise held_by(self.name, holder) from error
+        file.truncate()
+        file.write(f"{this_process()}\n")
+        file.flush()
+        self._held = file
+
+    def close(self) -> None:
+        """Close the file, and let another server have it."""
+        self.engine.dispose()
+        if self._held is not None:
+            self._held.close()
+
+    def explained(self) -> AbstractContextManager[None]:
+        """Name the file, what happened to it, and what to do."""
+        return explained(self.name)
+
+    @contextmanager
+    def session(self, *, write: bool) -> Iterator[Connection]:
+        """Lend a connection whose transactions begin deferred, or at once to write."""
+        with self.engine.connect() as connection:
+            connection.execution_options(write=write)
+            yield connection
+
+    def health(self, connection: Connection) -> list[str]:
+        """List what SQLite itself finds wrong with the file, and the triggers that are missing."""
+        check = connection.execute(text("PRAGMA integrity_check"))
+        wrong = [str(row[0]) for row in check if row[0] != "ok"]
+        for table, rowid, parent, _ in connection.execute(text("PRAGMA foreign_key_check")):
+            wrong.append(f"row {rowid} of {table} refers to a row of {parent} that does not exist")
+        query = "SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"
+        stored: dict[str, str] = dict(connection.execute(text(query)).all())
+        wrong += [
+            f"the trigger {name}, which keeps the table append-only, is missing"
+            for table in t.APPEND_ONLY
+            for name, statement in sqlite_triggers(table).items()
+            if stored.get(name) != statement
+        ]
+        return wrong
+
+    def copy_to(self, path: Path) -> None:
+        """Copy page by page in one read transaction: writers go on meanwhile."""
+        with self.explained(), self.engine.connect() as connection:
+            write_new_file(path, lambda part: _copy_pages(_raw(connection), part))
+
+    def fill_from(self, source: Database) -> None:
+        """Become a copy: the file must not exist."""
+        source.copy_to(self._path)
+
+
+def write_rows(source: Connection, path: Path) -> None:
+    """Write all rows that `source` sees to the new ledger file `path`."""
+
+    def write(part: Path) -> None:
+        _make(part)
+        copy = SQLite(part)
+        try:
+            with copy.transaction(write=True) as target:
+                copy_rows(source, target)
+        finally:
+            copy.close()
+
+    write_new_file(path, write)
 
 
 @contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Turn any database error inside the block into one LedgerError line that names the file."""
+def explained(name: str) -> Iterator[None]:
+    """Turn any error of SQLite inside the block into one LedgerError line about ledger `name`."""
     try:
         yield
     except (DBAPIError, sqlite3.Error) as error:
         origin = error.orig if isinstance(error, DBAPIError) else error
+        if not isinstance(origin, sqlite3.Error):  # of the other end of a copy
+            raise
         code = getattr(origin, "sqlite_errorname", "")
         for prefix, what, fix in _EXPLAINED:
             if code.startswith(prefix):
-                raise LedgerError(f"ledger {path}: {what} ({origin}): {fix}") from error
-        raise LedgerError(f"ledger {path}: {origin}") from error
+                raise LedgerError(f"ledger {name}: {what} ({origin}): {fix}") from error
+        raise LedgerError(f"ledger {name}: {origin}") from error
 
 
-def health(connection: Connection) -> list[str]:
-    """List what SQLite itself finds wrong with the file, and the triggers that are missing."""
-    wrong = [
-        str(row[0]) for row in connection.execute(text("PRAGMA integrity_check")) if row[0] != "ok"
-    ]
-    for table, rowid, parent, _ in connection.execute(text("PRAGMA foreign_key_check")):
-        wrong.append(f"row {rowid} of {table} refers to a row of {parent} that does not exist")
-    query = "SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"
-    stored: dict[str, str] = dict(connection.execute(text(query)).all())
-    for table in t.APPEND_ONLY:
-        for name, statement in t.sqlite_triggers(table).items():
-            if stored.get(name) != statement:
-                wrong.append(f"the trigger {name}, which keeps the table append-only, is missing")
-    return wrong
+def write_new_file(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` make a file beside `path`, then give it that name: nobody sees half of it.
 
-
-def _find(path: Path, *, create: bool) -> None:
-    """See that there is a file that can be read, making a new ledger if it may."""
+    Raises
+    ------
+    FileExistsError
+        There is such a file already; it is left as it is.
+    OSError
+        The folder is missing or cannot be written.
+    """
+    folder = Path(mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
-        if create and not path.exists():
-            _create(path)
-        with path.open("rb") as file:
-            empty = not file.read(1)
-    except FileNotFoundError as error:
-        fix = "create its folder" if create else "start a market first, or check the path"
-        raise LedgerError(f"no ledger at {path}: {fix}") from error
-    except OSError as error:
-        raise LedgerError(f"ledger {path}: {error.strerror}: check the path") from error
-    if empty:
-        raise LedgerError(f"ledger {path}: the file is empty: remove it, or check the path")
-
-
-def _create(path: Path) -> None:
-    """Make a ledger beside `path`, then give it that name: a reader never sees half of it."""
-    descriptor, name = mkstemp(prefix=f".{path.name}.", dir=path.parent)  # mode 0600
-    os.close(descriptor)
-    try:
-        with explained(path):
-            engine = _engine(Path(name))
-            with engine.connect() as connection, connection.begin():
-                t.METADATA.create_all(connection, checkfirst=False)
-                connection.execute(t.schema.insert(), {"version_num": t.SCHEMA_VERSION})
-            _use_wal(engine)
-            engine.dispose()
-        with suppress(FileExistsError):  # another process was faster: its ledger is as good
-            os.link(name, path)
+        part = folder / path.name
+        os.close(os.open(part, os.O_CREAT | os.O_EXCL, 0o600))
+        with explained(str(path)):
+            write(part)
+        _sync(part)
+        os.link(part, path)
     finally:
-        Path(name).unlink()
-    folder = os.open(path.parent, os.O_RDONLY)
+        shutil.rmtree(folder)
+    _sync(path.parent)
+
+
+def _make(path: Path) -> None:
+    """Make the empty file `path` a ledger."""
+    new = SQLite(path)
     try:
-        os.fsync(folder)
+        with new.transaction(write=True) as connection:
+            schema.create_tables(connection)
     finally:
-        os.close(folder)
+        new.close()
 
 
-def _engine(path: Path) -> Engine:
-    engine = create_engine(URL.create("sqlite+pysqlite", database=str(path)))
-    event.listen(engine, "connect", _on_connect)
-    event.listen(engine, "begin", _on_begin)
-    return engine
+def _copy_pages(raw: sqlite3.Connection, path: Path) -> None:
+    with closing(sqlite3.connect(path)) as target:
+        raw.backup(target)
 
 
-def _use_wal(engine: Engine) -> None:
-    """Let readers read while one writes. It stays in the file, but not in a copy by VACUUM INTO."""
-    with engine.connect() as connection:
-        raw: Any = connection.connection.driver_connection
-        raw.execute("PRAGMA journal_mode = WAL")  # SQLite allows it outside a transaction alone
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
-def _check_schema(engine: Engine, path: Path) -> None:
-    with engine.connect() as connection, connection.begin():
-        known = inspect(connection).has_table(t.schema.name)
-        version = connection.scalar(select(t.schema.c.version_num)) if known else None
-    if version is None or not version.startswith("ipfl"):
-        raise LedgerError(f"ledger {path}: it is another program's database: check the path")
-    if version != t.SCHEMA_VERSION:
-        raise LedgerError(
-            f"ledger {path}: its schema is {version}, this program knows {t.SCHEMA_VERSION}: "
-            "use the version of ipfl-flower that wrote it"
-        )
+def _raw(connection: Connection) -> Any:
+    return connection.connection.driver_connection
 
 
 def _on_connect(raw: sqlite3.Connection, _record: object) -> None:
@@ -174,5 +239,5 @@ def _on_connect(raw: sqlite3.Connection, _record: object) -> None:
 
 
 def _on_begin(connection: Connection) -> None:
-    immediate = connection.get_execution_options().get("immediate", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+    write = connection.get_execution_options().get("write", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")

@@ -4,14 +4,14 @@ A fact has one place. What an institution reported (terms, model digest, metrics
 what the market decided in `settlements`, `outcomes` and `entries`, and `chain` seals both. Columns
 named `at` are wall-clock times (seconds since 1970, UTC): they inform and prove nothing.
 
-Types are spelled so that the same tables are STRICT on SQLite and native on PostgreSQL. What only
-one database needs (triggers, here SQLite's) hangs on the tables as DDL events of that dialect.
+Types are spelled so that the same tables are STRICT on SQLite and native on PostgreSQL. A change
+here needs a migration in `migrations/versions`, and tests hold the two together; the triggers that
+keep the rows from being changed are in `guards`.
 """
 
 from typing import Any, Final
 
 from sqlalchemy import (
-    DDL,
     REAL,
     BigInteger,
     CheckConstraint,
@@ -27,7 +27,6 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
-    event,
 )
 from sqlalchemy.types import TypeEngine
 
@@ -228,53 +227,3 @@ events = _table(
 
 APPEND_ONLY: Final = tuple(table for table in METADATA.sorted_tables if table is not schema)
 """Tables that triggers guard. The schema's version is the one row that a migration changes."""
-
-
-def sqlite_triggers(table: Table) -> dict[str, str]:
-    """Build the triggers that make `table` append-only on SQLite.
-
-    Parameters
-    ----------
-    table : Table
-        One of `APPEND_ONLY`.
-
-    Returns
-    -------
-    dict of str to str
-        Trigger name to its CREATE statement. The one on INSERT is there because INSERT OR REPLACE
-        deletes the old row without waking a DELETE trigger.
-    """
-    name = table.name
-    same = " OR ".join(_same_key(table))
-    taken = f"EXISTS (SELECT 1 FROM {name} WHERE {same})"  # noqa: S608  # names are our own
-    refusal = f"the ledger is append-only: a row of {name} cannot be %s"
-    events = {
-        "update": ("BEFORE UPDATE", "changed"),
-        "delete": ("BEFORE DELETE", "deleted"),
-        "replace": ("BEFORE INSERT", "replaced"),
-    }
-    return {
-        f"{name}_no_{verb}": (
-            f"CREATE TRIGGER {name}_no_{verb} {when} ON {name}"
-            + (f" WHEN {taken}" if verb == "replace" else "")
-            + f" BEGIN SELECT RAISE(ABORT, '{refusal % done}'); END"
-        )
-        for verb, (when, done) in events.items()
-    }
-
-
-def _same_key(table: Table) -> list[str]:
-    """List the conditions on which a stored row would have to go for the NEW one."""
-    unique = [c.columns.keys() for c in table.constraints if isinstance(c, UniqueConstraint)]
-    keys = [table.primary_key.columns.keys(), *sorted(unique)]
-    conditions = [" AND ".join(f"{column} = NEW.{column}" for column in key) for key in keys]
-    if table is entries:  # its partial unique index
-        once = " AND ".join(f"{column} = NEW.{column}" for column in ("round", "payer", "payee"))
-        conditions.append(f"{once} AND kind = NEW.kind AND kind = 'transfer'")
-    return conditions
-
-
-for _guarded in APPEND_ONLY:
-    for _statement in sqlite_triggers(_guarded).values():
-        _ddl = DDL(_statement)  # type: ignore[no-untyped-call]  # SQLAlchemy left it untyped
-        event.listen(_guarded, "after_create", _ddl.execute_if(dialect="sqlite"))

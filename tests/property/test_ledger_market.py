@@ -100,32 +100,49 @@ def play(ledger, institutions, rounds, *, times):
 @settings(max_examples=30, deadline=None)
 @given(markets())
 def test_a_random_market_verifies_and_its_accounts_agree(market):
+    with tempfile.TemporaryDirectory() as folder:
+        assert_a_market_is_kept(market, Path(folder) / "ledger.db")
+
+
+@settings(max_examples=15, deadline=None)
+@given(markets())
+def test_a_random_market_has_the_same_chain_on_postgresql(postgres, market):
+    url = postgres.url(postgres.new_database())
+    assert_a_market_is_kept(market, url)
+    with tempfile.TemporaryDirectory() as folder, Ledger.open(url, create=False) as ledger:
+        with Ledger.open(Path(folder) / "ledger.db") as other:
+            play(other, *market, times=1)
+            assert ledger.head() == other.head()
+        ledger.backup(Path(folder) / "copy.db")
+        with Ledger.open(Path(folder) / "copy.db", create=False) as copy:
+            assert (copy.head(), copy.verify()) == (ledger.head(), [])
+
+
+def assert_a_market_is_kept(market, path):
     institutions, rounds = market
     nets = np.zeros(institutions, dtype=object)
     for played in rounds:
         if played.settlement is not None:
             nets[list(played.settlement.participants)] += played.settlement.clearing.net
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "ledger.db"
-        with Ledger.open(path) as ledger:
-            play(ledger, institutions, rounds, times=1)
-            head = ledger.head()
-            assert ledger.verify() == []
-            assert list(ledger.balances().values()) == list(-nets)
-            for name, balance in ledger.balances().items():
-                statement = ledger.statement(name)
-                signed = [
-                    line.amount_micro * (1 if line.direction == "earned" else -1)
-                    for line in statement.lines
-                ]
-                assert sum(signed) == statement.balance == -statement.net == balance
-                assert [line.balance_micro for line in statement.lines] == np.cumsum(
-                    signed, dtype=object
-                ).tolist()
-            summaries = ledger.rounds()
-        with Ledger.open(path, create=False) as again:
-            assert (again.head(), again.rounds(), again.verify()) == (head, summaries, [])
-            assert_rounds_are_recorded(again, rounds)
+    with Ledger.open(path) as ledger:
+        play(ledger, institutions, rounds, times=1)
+        head = ledger.head()
+        assert ledger.verify() == []
+        assert list(ledger.balances().values()) == list(-nets)
+        for name, balance in ledger.balances().items():
+            statement = ledger.statement(name)
+            signed = [
+                line.amount_micro * (1 if line.direction == "earned" else -1)
+                for line in statement.lines
+            ]
+            assert sum(signed) == statement.balance == -statement.net == balance
+            assert [line.balance_micro for line in statement.lines] == np.cumsum(
+                signed, dtype=object
+            ).tolist()
+        summaries = ledger.rounds()
+    with Ledger.open(path, create=False) as again:
+        assert (again.head(), again.rounds(), again.verify()) == (head, summaries, [])
+        assert_rounds_are_recorded(again, rounds)
 
 
 def assert_rounds_are_recorded(ledger, rounds):

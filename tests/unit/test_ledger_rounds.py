@@ -17,8 +17,8 @@ RULES = Rules()
 
 
 @pytest.fixture
-def ledger(tmp_path):
-    with Ledger.open(tmp_path / "ledger.db", clock=count(1000.0).__next__) as opened:
+def ledger(place):
+    with Ledger.open(place, clock=count(1000.0).__next__) as opened:
         opened.begin(SETTINGS)
         for name in NAMES:
             opened.enrol(name, name.encode(), samples_cap=500)
@@ -490,3 +490,16 @@ def test_wall_clock_and_order_of_arrival_are_not_in_the_chain(tmp_path):
             collect(ledger, reporters=order)
             heads.add(ledger.commit(settle([report(0, i) for i in range(3)])))
     assert len(heads) == 1
+
+
+def test_text_that_no_database_keeps_is_escaped(ledger):
+    odd, kept = "a\0b\ud800c é", "a\\x00b\\ud800c é"
+    ledger.log_event("note", odd)
+    assert ledger.events()[-1].text == kept
+    ledger.open_round(0, [0, 1, 2], 30.0, 2)
+    for _ in range(2):
+        ledger.refuse(0, 1, odd)
+    assert ledger.state().failed == {1: kept}
+    assert ledger.abandon(0, odd) == ledger.abandon(0, odd)
+    assert ledger.state().detail == kept
+    assert ledger.verify() == []

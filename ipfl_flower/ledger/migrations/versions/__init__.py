@@ -1,0 +1,1 @@
+"""One file a version; each leads there from the version before it."""
