@@ -16,6 +16,10 @@ from flwr.serverapp import Grid
 NODES_EVERY_S = 2.0
 # Flower's error code for "the node is offline", in a reply that the SuperLink itself makes.
 NODE_UNAVAILABLE = 5
+# Codes for what befell a message, not what the institution said: lost on the way, or its process
+# was killed. Asked again it may go well.
+PASSING = frozenset({3, 4, 8})
+ATTEMPTS_MAX = 3
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class _Waiting:
     activated: str
     message_ids: list[str] = field(default_factory=list)
     away_since: float | None = None
+    attempts: int = 1
 
 
 @dataclass
@@ -113,16 +118,27 @@ class Exchange:
     def _next(self) -> Message | None:
         """Look once at every node that is there; return the first reply that came, if any."""
         for node, waiting in list(self._waiting.items()):
-            for message_id in waiting.message_ids:
+            for message_id in list(waiting.message_ids):
                 if waiting.away_since is not None:
                     break
                 for reply in self.grid.pull_messages([message_id]):
                     if reply.has_error() and reply.error.code == NODE_UNAVAILABLE:
                         waiting.away_since = self.clock.monotonic()
+                    elif self._is_passing(reply, waiting) and self._ask_again(node):
+                        waiting.message_ids.remove(message_id)
+                        waiting.attempts += 1
                     else:
                         del self._waiting[node]
                         return reply
         return None
+
+    def _is_passing(self, reply: Message, waiting: _Waiting) -> bool:
+        passing = reply.has_error() and reply.error.code in PASSING
+        return passing and waiting.attempts < ATTEMPTS_MAX
+
+    def _ask_again(self, node: int) -> bool:
+        message = self.remake(node)
+        return message is not None and self._push(message)
 
     def _look_who_is_back(self) -> None:
         """Ask again who restarted, for a message is delivered once; give up who stays away."""
@@ -133,9 +149,7 @@ class Exchange:
                 waiting.away_since = None
                 if node.last_activated_at != waiting.activated:
                     waiting.activated = node.last_activated_at
-                    message = self.remake(number)
-                    if message is not None:
-                        self._push(message)
+                    self._ask_again(number)
             elif waiting.away_since is None:
                 waiting.away_since = self.clock.monotonic()
             elif self.clock.monotonic() - waiting.away_since > self.absence_s:

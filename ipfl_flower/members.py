@@ -123,7 +123,7 @@ class Members:
         end = self._clock.monotonic() + deadline_s
         self.refresh(grid)
         while len(self) < least:
-            if self._left and len(self) + len(self._left) >= least:
+            if len(self._ledger.institutions()) - len(self._left) < least and self._left:
                 return False
             if self._clock.monotonic() > end:
                 names = ", ".join(member.name for member in self) or "none"

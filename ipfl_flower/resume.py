@@ -1,6 +1,6 @@
 """Where a market stood when its server died, read from the ledger and the banks on disk."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,36 +36,44 @@ class Standing:
         The settled round whose outcome has not been sent out, as far as the ledger knows.
     owed : dict of int to list of int
         Settled rounds, and the institutions that have not answered the message with their outcome.
+    banks : frozenset of int
+        Rounds whose models are still needed: somebody is owed a centre, or they are not settled.
     """
 
     next_round: int
     unfinished: RoundState | None
     undelivered: int | None
     owed: dict[int, list[int]]
+    banks: frozenset[int]
 
 
 def standing(ledger: Ledger) -> Standing:
     """Read where the market stands; at round 0 for a new ledger."""
     summaries = ledger.rounds()
     if not summaries:
-        return Standing(0, None, None, {})
+        return Standing(0, None, None, {}, frozenset())
     last = ledger.state()
     unfinished = last if last is not None and last.state in UNFINISHED else None
     undelivered = [item.number for item in summaries if item.state is State.SETTLED]
     heard = ledger.last_heard()
     owed: dict[int, list[int]] = {}
+    banks = set() if unfinished is None else {unfinished.number}
     seen: set[int] = set()
     for item in reversed(summaries):
         if len(seen) == len(heard):
             break
         if item.state not in (State.SETTLED, State.DELIVERED):
             continue
-        for i in ledger.settlement(item.number).participants:
+        settlement = ledger.settlement(item.number)
+        for position, i in enumerate(settlement.participants):
             if i not in seen and heard[i] <= item.number:
                 owed.setdefault(item.number, []).append(i)
+                if settlement.clearing.imports[position].any():
+                    banks.add(item.number)
             seen.add(i)
     next_round = summaries[-1].number + (unfinished is None)
-    return Standing(next_round, unfinished, undelivered[-1] if undelivered else None, owed)
+    last_settled = undelivered[-1] if undelivered else None
+    return Standing(next_round, unfinished, last_settled, owed, frozenset(banks))
 
 
 class Banks:
@@ -127,8 +135,16 @@ class Banks:
                 )
         return bank
 
-    def delivery(self, number: int, settings: Settings) -> Delivery:
-        """Make the centres of a settled round once more, to the same bytes.
+    def delivery(self, number: int, settings: Settings, *, centres: bool) -> Delivery:
+        """Make what a settled round brings once more, to the same bytes.
+
+        Parameters
+        ----------
+        number : int
+            The round.
+        settings : Settings
+        centres : bool
+            Whether somebody is still owed a centre; if nobody is, the bank is gone.
 
         Raises
         ------
@@ -136,14 +152,20 @@ class Banks:
             If the models on disk are not those that the round was settled with.
         """
         settlement = self._ledger.settlement(number)
+        minutes = Minutes.of(self._ledger, settlement)
+        if not centres:
+            return Delivery(settlement, None, {}, minutes, self._notary)
         reports = {report.institution: report for report in self._ledger.reports(number)}
         bank = self.continued(number, reports)
         gram = bank.gram()
         _require_same_distances(bank, gram, settlement, settings)
-        minutes = Minutes.of(self._ledger, settlement)
         return deliver(minutes, gram, bank, settings, self._notary)
 
-    def keep_only(self, numbers: set[int]) -> None:
+    def found(self) -> list[str]:
+        """Return the names of bank files that lie in the folder."""
+        return sorted(file.name for file in self._folder.glob("round-*.bank"))
+
+    def keep_only(self, numbers: Iterable[int]) -> None:
         """Delete the banks of all other rounds: nobody is owed anything of theirs."""
         kept = {self._path(number).name for number in numbers}
         for file in self._folder.glob("round-*.bank*"):

@@ -190,6 +190,7 @@ class Settings(BaseModel):
             "eta": self.eta,
             "start": self.start,
             "prox-weight": self.prox_weight,
+            "samples-max": self.samples_max,
             "micro-per-credit": MICRO,
         }
 

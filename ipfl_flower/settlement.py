@@ -75,8 +75,8 @@ class Delivery:
     Attributes
     ----------
     settlement : Settlement
-    bank : ModelBank
-        Of that round; holds the centres.
+    bank : ModelBank or None
+        Of that round; holds the centres. None: nobody is owed one any more.
     etas : mapping of int to float
         η_i of the institutions that bought, by id.
     minutes : Minutes
@@ -86,7 +86,7 @@ class Delivery:
     """
 
     settlement: Settlement
-    bank: ModelBank
+    bank: ModelBank | None
     etas: Mapping[int, float]
     minutes: Minutes
     notary: Notary
@@ -151,16 +151,19 @@ class Owed:
     def __init__(self) -> None:
         self._owed: dict[int, Delivery] = {}
 
-    def add(self, delivery: Delivery) -> None:
-        """Owe everyone who took part what `delivery` brings, in place of anything older."""
-        before = set(map(_bank, self._owed.values()))
-        self._owed |= dict.fromkeys(delivery.settlement.participants, delivery)
-        self._drop(before | {delivery.bank})
+    def add(self, delivery: Delivery, institutions: Iterable[int] | None = None) -> None:
+        """Owe what `delivery` brings, in place of anything older.
 
-    def restore(self, delivery: Delivery, institutions: Iterable[int]) -> None:
-        """Owe `institutions` what `delivery` brings: they had not taken it when the server died."""
-        self._owed |= dict.fromkeys(institutions, delivery)
-        self._drop({delivery.bank})
+        Parameters
+        ----------
+        delivery : Delivery
+        institutions : iterable of int, optional
+            Whom: by default everyone who took part.
+        """
+        before = self._banks(self._owed)
+        whom = delivery.settlement.participants if institutions is None else institutions
+        self._owed |= dict.fromkeys(whom, delivery)
+        self._drop(before | ({delivery.bank} if delivery.bank else set()))
 
     def get(self, institution: int) -> Delivery | None:
         """Return the round whose outcome `institution` has not taken yet."""
@@ -168,9 +171,9 @@ class Owed:
 
     def taken(self, institution: int) -> None:
         """Note that `institution` has answered the message that brought it what it was owed."""
-        delivery = self._owed.pop(institution, None)
-        if delivery is not None:
-            self._drop({delivery.bank})
+        before = self._banks(self._owed)
+        self._owed.pop(institution, None)
+        self._drop(before)
 
     def buyers(self) -> list[int]:
         """Return who has paid for a centre and not taken it, ascending."""
@@ -178,14 +181,13 @@ class Owed:
 
     def close(self) -> None:
         """Close the banks; they stay on disk."""
-        for bank in set(map(_bank, self._owed.values())):
+        for bank in self._banks(self._owed):
             bank.close()
 
+    def _banks(self, institutions: Iterable[int]) -> set[ModelBank]:
+        banks = (self._owed[i].bank for i in institutions)
+        return {bank for bank in banks if bank is not None}
+
     def _drop(self, banks: set[ModelBank]) -> None:
-        needed = {self._owed[i].bank for i in self.buyers()}
-        for bank in banks - needed:
+        for bank in banks - self._banks(self.buyers()):
             bank.delete()
-
-
-def _bank(delivery: Delivery) -> ModelBank:
-    return delivery.bank

@@ -129,10 +129,10 @@ class IPFL(Strategy):
         try:
             where = self._open_market(initial_arrays)
             self.summary()
-            begun = where.next_round > 0 or where.unfinished is not None
-            self._wait_for(grid, 0 if begun else self.settings.institutions_min)
-            last = (rounds, evaluate_config or ConfigRecord(), result)
+            last = (evaluate_config or ConfigRecord(), result)
             try:
+                if where.next_round == 0 and where.unfinished is None:
+                    self._wait_for(grid, self.settings.institutions_min)
                 self._play(
                     grid, initial_arrays, where, rounds, train_config or ConfigRecord(), result
                 )
@@ -279,9 +279,11 @@ class IPFL(Strategy):
             result.train_metrics_clientapp[number] = metrics or MetricRecord()
 
     def _deliver_last(
-        self, grid: Grid, initial: ArrayRecord, number: int, config: ConfigRecord, result: Result
+        self, grid: Grid, initial: ArrayRecord, config: ConfigRecord, result: Result
     ) -> None:
-        """Send what is still owed, when there is no next round to send it with."""
+        """Send what is still owed, with the number of the round that will not be played."""
+        state = self.ledger.state()
+        number = 0 if state is None else state.number + 1
         self.members.wait_for_return(grid, self._owed.buyers(), self.settings.absence_s)
         self._exchange = self._new_exchange(grid, number, train=False)
         self._exchange.send(self.configure_evaluate(number, initial, config, grid))
@@ -316,10 +318,16 @@ class IPFL(Strategy):
         self._banks = Banks(
             self.settings.models_dir, layout, self._reference, self.ledger, self._notary
         )
-        unfinished = set() if where.unfinished is None else {where.unfinished.number}
-        self._banks.keep_only({*where.owed} | unfinished)
+        if where.next_round == 0 and where.unfinished is None and self._banks.found():
+            raise MarketError(
+                f"{self.settings.models_dir} holds models of another market "
+                f"({', '.join(self._banks.found())}): name another models-dir, or delete them"
+            )
+        self._banks.keep_only(where.banks)
         for number, institutions in where.owed.items():
-            self._owed.restore(self._banks.delivery(number, self.settings), institutions)
+            centres = number in where.banks
+            delivery = self._banks.delivery(number, self.settings, centres=centres)
+            self._owed.add(delivery, institutions)
         self._undelivered = where.undelivered
         return where
 
@@ -346,7 +354,7 @@ class IPFL(Strategy):
             member = self.members.of_node(node)
             if member is None:
                 return None
-            self.ledger.log_event("resent", f"round {number}: {member.name} restarted")
+            self.ledger.log_event("resent", f"round {number}: {member.name} is asked again")
             return self.message(member, number, train=train)
 
         settings = self.settings
@@ -359,7 +367,7 @@ class IPFL(Strategy):
         role: Role = "none"
         arrays: Arrays = {}
         coefficient = 0.0
-        if delivery is not None and institution in delivery.etas:
+        if delivery is not None and delivery.bank is not None and institution in delivery.etas:
             role, arrays = "centre", delivery.bank.centre(institution)
             coefficient = self._coefficient(delivery.etas[institution])
         elif institution in self._without_model or not self.ledger.has_reported(institution):

@@ -1,17 +1,23 @@
 """Opens the market's ledger and θ⁰, runs the strategy, and writes down how it ended."""
 
 import logging
+from contextlib import suppress
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from ipfl_flower.ledger import Ledger
-from ipfl_flower.models import load_model
+from ipfl_flower.ledger import ContractError, Ledger, LedgerError
+from ipfl_flower.models import ModelError, load_model
 from ipfl_flower.protocol import array_record
+from ipfl_flower.receipts import ReceiptError
+from ipfl_flower.resume import ResumeError
 from ipfl_flower.settings import Settings
-from ipfl_flower.strategy import IPFL
+from ipfl_flower.strategy import IPFL, MarketError
 
 app = ServerApp()
+
+# The market ended itself, for a reason that starting it again does not change.
+DELIBERATE = (MarketError, ResumeError, ContractError, ModelError, ReceiptError)
 
 
 @app.main()
@@ -24,7 +30,12 @@ def main(grid: Grid, context: Context) -> None:
         try:
             initial = array_record(load_model(settings.initial_model))
             IPFL(settings, ledger).start(grid, initial)
-        except BaseException as error:
-            ledger.log_event("stopped", f"{type(error).__name__}: {error}")
+        except DELIBERATE as error:
+            ledger.log_event("stopped", str(error))
             raise
-        ledger.log_event("finished", f"{settings.rounds} rounds")
+        except BaseException as error:
+            # The SuperLink went away, the disk was full, a bug: going on may well be possible.
+            with suppress(LedgerError):
+                ledger.log_event("died", f"{type(error).__name__}: {error}")
+            raise
+        ledger.log_event("finished", f"{len(ledger.rounds())} rounds")

@@ -56,6 +56,10 @@ class FlowerCli:
         except (ValueError, KeyError, IndexError) as error:
             raise LaunchError(f"flwr list answered without a status: {printed[-300:]}") from error
 
+    def stop(self, run: int) -> None:
+        """Stop a run, if it is still there."""
+        self._flwr("stop", "stop", str(run), self._connection)
+
     def run_log(self, run: int) -> str:
         """Return the last lines that the server app of a run printed."""
         printed = self._flwr("log", "log", str(run), self._connection, "--show")

@@ -64,6 +64,14 @@ class Watch:
         with Ledger.open(self.ledger, create=False) as ledger:
             return len(ledger.events())
 
+    def progress(self) -> tuple[object, ...]:
+        """Return something that changes when the market gets on: bad luck is no bug."""
+        if self._is_missing():
+            return ()
+        with Ledger.open(self.ledger, create=False) as ledger:
+            state = ledger.state()
+        return () if state is None else (state.number, state.state, state.reported)
+
     def _is_missing(self) -> bool:
         """Tell whether there is no ledger yet, which is no error before the market has begun."""
         if "://" not in self.ledger:
@@ -92,6 +100,7 @@ class Watch:
             If it never began, or its server app or a process that it needs has died.
         """
         self._run, self._events_before = run, events_before
+        self._asked = self._reached = time.monotonic()
         end = time.monotonic() + BEGIN_DEADLINE_S
         while self.events() == events_before:
             self._check()
@@ -120,12 +129,14 @@ class Watch:
                 return ""
             if event.kind == "stopped":
                 return event.text
+            if event.kind == "died":
+                raise LaunchError(f"the server app died: {event.text}")
         return None
 
     def _look(self, ledger: Ledger, live: Live) -> None:
         summaries = ledger.rounds()
         for event in ledger.events():
-            if event.kind not in ("started", "finished", "stopped"):
+            if event.kind not in ("started", "finished", "stopped", "died"):
                 self._say(f"{event.kind}: {event.text}")
         for item in summaries:
             for note in round_notes(ledger, item.number):
@@ -169,7 +180,8 @@ class Watch:
         if self._is_missing():
             return False
         with Ledger.open(self.ledger, create=False) as ledger:
-            return self._ended(ledger) is not None
+            events = ledger.events()[self._events_before :]
+        return any(event.kind in ("finished", "stopped", "died") for event in events)
 
 
 def _picture(ledger: Ledger, summaries: list[RoundSummary], rounds: int) -> Group:

@@ -4,6 +4,7 @@ import os
 import tempfile
 import time
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ipfl_flower.cli.processes import LaunchError, ProcessGroup
 from ipfl_flower.settings import Settings, SettingsError
 
 AGAIN_AFTER_S = 5.0
-# Deaths without a new event in the ledger between them: then it is not bad luck.
+# Deaths without progress of the market between them: then it is not bad luck.
 DEATHS_MAX = 5
 
 
@@ -56,7 +57,7 @@ def run_market(
         app = stage_app(Path(scratch) / "app")
         config = Path(scratch) / "market.toml"
         watch = Watch(settings.ledger, group, flower, settings.rounds, console, patience_s)
-        deaths, events = 0, watch.events()
+        deaths, events, progress = 0, watch.events(), watch.progress()
         while True:
             config.write_text(to_toml({**values, "resume": resume}), encoding="utf-8")
             run = _submit(flower, app, config, patience_s)
@@ -66,12 +67,14 @@ def run_market(
             except MarketStoppedError:
                 raise
             except LaunchError as error:
-                deaths = deaths + 1 if watch.events() == events else 1
+                deaths = deaths + 1 if watch.progress() == progress else 1
                 if deaths == DEATHS_MAX:
                     raise
                 console.print(f"{error}; resuming")
-                resume, events = watch.events() > 0, watch.events()
+                with suppress(LaunchError):
+                    flower.stop(run)  # it may be waiting in a queue
                 time.sleep(AGAIN_AFTER_S)
+                resume, events, progress = True, watch.events(), watch.progress()
             else:
                 return
 

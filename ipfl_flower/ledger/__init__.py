@@ -2,6 +2,7 @@
 
 from ipfl_flower.ledger.ledger import Ledger
 from ipfl_flower.ledger.records import (
+    ContractError,
     EnrolmentError,
     Event,
     Institution,
@@ -20,6 +21,7 @@ from ipfl_flower.ledger.upkeep import restore, upgrade
 
 __all__ = [
     "MICRO",
+    "ContractError",
     "EnrolmentError",
     "Event",
     "Institution",

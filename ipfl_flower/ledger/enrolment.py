@@ -8,7 +8,7 @@ from sqlalchemy import Connection, func, select
 
 from ipfl_flower.ledger import tables as t
 from ipfl_flower.ledger.chain import canonical, settings_digest
-from ipfl_flower.ledger.records import EnrolmentError, LedgerError
+from ipfl_flower.ledger.records import ContractError, EnrolmentError, LedgerError
 
 NAME_LENGTH_MAX: Final = 200
 NUMBER_MAX: Final = 2**63 - 1
@@ -29,7 +29,7 @@ def begin(connection: Connection, settings: Mapping[str, Any], at: float) -> Non
         connection.execute(t.market.insert(), row)
     elif canonical(recorded) != encoded:
         changes = "; ".join(_changes(recorded, json.loads(encoded)))
-        raise LedgerError(
+        raise ContractError(
             f"this ledger's market has other settings: {changes}: "
             "restore them, or start a new market with a new ledger"
         )

@@ -15,6 +15,10 @@ class LedgerError(RuntimeError):
     """The ledger refused something; the message names it and says what to do."""
 
 
+class ContractError(LedgerError):
+    """The ledger belongs to a market with other settings; the message names them."""
+
+
 class EnrolmentError(LedgerError):
     """An institution can't be enrolled under that name, key or cap."""
 

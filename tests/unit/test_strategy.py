@@ -4,6 +4,7 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
+from flwr.app import Error, Message
 from support.fake_grid import FakeGrid, Faults
 from support.institutions import FakeInstitution, theta0
 
@@ -269,7 +270,7 @@ def test_a_node_that_restarts_within_a_round_is_asked_again(market):
     assert ledger.settlement(0).participants == (0, 1, 2, 3)
     assert 10 < grid.now < 60
     assert [event.text for event in ledger.events() if event.kind == "resent"] == [
-        "round 0: alder restarted"
+        "round 0: alder is asked again"
     ]
 
 
@@ -506,24 +507,30 @@ def test_a_market_is_not_resumed_with_another_model(market, tmp_path):
         IPFL(settings, ledger, grid.clock).start(grid, array_record(other))
 
 
-def test_a_damaged_model_of_an_undelivered_round_is_named(market, tmp_path):
-    """The server dies after a commit; before it is back, a byte of a model on disk has changed."""
+class DiedError(Exception):
+    """What the server died of."""
 
-    class DiedError(Exception):
-        pass
+
+def die_after(what, number):
+    """Return a preparation that lets the server die after `what` of round `number`."""
 
     def prepare(grid, ledger):
-        commit = ledger.commit
+        real = getattr(ledger, what)
 
-        def commit_and_die(settlement):
-            commit(settlement)
-            if settlement.round == 1:
+        def do_and_die(argument, *more):
+            result = real(argument, *more)
+            if getattr(argument, "round", argument) == number:
                 raise DiedError
+            return result
 
-        ledger.commit = commit_and_die
+        setattr(ledger, what, do_and_die)
 
+    return prepare
+
+
+def test_a_damaged_model_of_an_undelivered_round_is_named(market, tmp_path):
     with pytest.raises(DiedError):
-        market(four(), prepare=prepare)
+        market(four(), prepare=die_after("commit", 1))
     bank = tmp_path / "0" / "models" / "round-000001.bank"
     with bank.open("r+b") as file:
         file.seek(-4096, 2)
@@ -532,6 +539,114 @@ def test_a_damaged_model_of_an_undelivered_round_is_named(market, tmp_path):
         file.write(bytes([byte[0] ^ 1]))
     with pytest.raises(ResumeError, match=r"round-000001\.bank gives other distances than round 1"):
         market(four(), **again(tmp_path, resume=True))
+
+
+@pytest.mark.parametrize("what", ["commit", "open_round", "deliver", "collect"])
+def test_a_market_with_a_pure_seller_and_a_leaver_is_resumed(market, tmp_path, what):
+    """Who bought nothing is owed no centre, and the bank that it is not in may be gone."""
+    institutions = four(terms=Terms(100, 0.05, 0.0))
+    institutions["elm"].leaves_in_round = 1
+    number = 1 if what == "deliver" else 2
+    with pytest.raises(DiedError):
+        market(institutions, prepare=die_after(what, number), rounds=4)
+    _, ledger = market(institutions, **again(tmp_path, resume=True, rounds=4))
+    assert [item.state for item in ledger.rounds()] == [State.DELIVERED] * 4
+    assert ledger.verify() == []
+    assert not [event.text for event in ledger.events() if event.kind == "undelivered"]
+
+
+def test_a_market_in_which_nobody_buys_is_resumed(market, tmp_path):
+    institutions = {name: FakeInstitution(i, Terms(100, 1e6, 1e4)) for i, name in enumerate(NAMES)}
+    with pytest.raises(DiedError):
+        market(institutions, prepare=die_after("deliver", 1))
+    _, ledger = market(institutions, **again(tmp_path, resume=True))
+    assert [item.edges for item in ledger.rounds()] == [0, 0, 0]
+
+
+def test_what_is_bought_after_an_early_end_and_a_resume_is_delivered(market, tmp_path):
+    institutions = four()
+    for name in ("alder", "birch", "cedar"):
+        institutions[name].leaves_in_round = 1
+    market(institutions, quorum=2, rounds=5)
+    for institution in institutions.values():
+        institution.leaves_in_round = None
+    _, ledger = market(institutions, **again(tmp_path, resume=True, rounds=5, quorum=2))
+    last = institutions["alder"].requests[-1]
+    assert ledger.settlement(4).clearing.imports[0].any()
+    assert (last.train, last.role) == (False, "centre")
+    assert not [event.text for event in ledger.events() if event.kind == "undelivered"]
+
+
+def test_a_round_with_its_quorum_is_settled_though_most_nodes_are_gone(market, tmp_path):
+    institutions = four()
+
+    def die_before_commit(grid, ledger):
+        def die(settlement):
+            raise DiedError
+
+        ledger.commit = die
+
+    with pytest.raises(DiedError):
+        market(institutions, prepare=die_before_commit, rounds=1, quorum=3)
+
+    def only_alder(grid, _):
+        for name in NAMES[1:]:
+            grid.go_offline(name)
+
+    _, ledger = market(
+        institutions, prepare=only_alder, **again(tmp_path, resume=True, rounds=1, quorum=3)
+    )
+    assert ledger.settlement(0).participants == (0, 1, 2, 3)
+    assert institutions["alder"].requests[-1].role == "centre"
+
+
+def test_a_node_that_is_away_when_another_has_left_is_waited_for(market):
+    institutions = four()
+    institutions["elm"].leaves_in_round = 0
+
+    def prepare(grid, ledger):
+        commit = ledger.commit
+
+        def commit_and_vanish(settlement):
+            head = commit(settlement)
+            if settlement.round == 0:
+                grid.go_offline("birch")
+                grid.at(grid.now + 20, lambda: grid.come_back("birch"))
+            return head
+
+        ledger.commit = commit_and_vanish
+
+    _, ledger = market(institutions, prepare=prepare, quorum=3)
+    assert [item.participants for item in ledger.rounds()] == [4, 3, 3]
+
+
+def test_models_of_another_market_are_not_touched(market, tmp_path):
+    with pytest.raises(DiedError):
+        market(four(), prepare=die_after("commit", 0))
+    models = tmp_path / "0" / "models"
+    with pytest.raises(MarketError, match=r"holds models of another market \(round-000000\.bank\)"):
+        market(four(), **{"models-dir": str(models)})
+    _, ledger = market(four(), **again(tmp_path, resume=True))
+    assert ledger.verify() == []
+
+
+@pytest.mark.parametrize(("deaths", "participants"), [(2, 4), (3, 3)])
+def test_an_institution_whose_process_was_killed_is_asked_again(market, deaths, participants):
+    def prepare(grid, _):
+        answer, died = grid._answer, []
+
+        def crash(message):
+            if message.metadata.dst_node_id == 1000 and len(died) < deaths:
+                died.append(message)
+                reply = Message(Error(code=8, reason="ClientApp crashed"), reply_to=message)
+                grid._ready.append((grid.now, reply))
+            else:
+                answer(message)
+
+        grid._answer = crash
+
+    _, ledger = market(four(), prepare=prepare, rounds=1)
+    assert ledger.rounds()[0].participants == participants
 
 
 def test_nothing_of_a_round_stays_on_disk_once_it_is_delivered(market, tmp_path):
