@@ -38,7 +38,7 @@ format: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/bench_clear.py $(ARGS)
 	$(BIN)/python benchmarks/bench_models.py $(ARGS)
-	$(BIN)/python benchmarks/bench_ledger.py $(ARGS)
+	$(BIN)/python benchmarks/bench_ledger.py
 
 # The wheel, in a clean environment: the operator's side, without torch.
 package: $(READY)
