@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, select, text
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.schema import CreateIndex, CreateTable
 
 from ipfl_flower.ledger import tables as t
 from ipfl_flower.ledger.records import LedgerError
@@ -83,22 +84,38 @@ def explained(path: Path) -> Iterator[None]:
             if code.startswith(prefix):
                 raise LedgerError(f"ledger {path}: {what} ({origin}): {fix}") from error
         raise LedgerError(f"ledger {path}: {origin}") from error
+    except UnicodeDecodeError as error:
+        # The driver cannot even decode SQLite's complaint when that quotes a damaged schema.
+        raise LedgerError(
+            f"ledger {path}: the file is damaged ({error.reason} in its text): restore a backup"
+        ) from error
 
 
 def health(connection: Connection) -> list[str]:
-    """List what SQLite itself finds wrong with the file, and the triggers that are missing."""
+    """List what SQLite itself finds wrong with the file, and what of the schema was changed."""
     wrong = [
         str(row[0]) for row in connection.execute(text("PRAGMA integrity_check")) if row[0] != "ok"
     ]
     for table, rowid, parent, _ in connection.execute(text("PRAGMA foreign_key_check")):
         wrong.append(f"row {rowid} of {table} refers to a row of {parent} that does not exist")
-    query = "SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"
+    query = "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL"
     stored: dict[str, str] = dict(connection.execute(text(query)).all())
+    for name, statement in _definitions(connection):
+        if stored.get(name, "").strip() != statement:
+            wrong.append(f"the definition of {name} is not the ledger's")
     for table in t.APPEND_ONLY:
         for name, statement in t.sqlite_triggers(table).items():
             if stored.get(name) != statement:
                 wrong.append(f"the trigger {name}, which keeps the table append-only, is missing")
     return wrong
+
+
+def _definitions(connection: Connection) -> Iterator[tuple[str, str]]:
+    """Spell each table and index as it was made: a changed constraint lets in what it kept out."""
+    for table in t.METADATA.sorted_tables:
+        yield table.name, str(CreateTable(table).compile(connection)).strip()
+        for index in table.indexes:
+            yield str(index.name), str(CreateIndex(index).compile(connection)).strip()
 
 
 def _find(path: Path, *, create: bool) -> None:
