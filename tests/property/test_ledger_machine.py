@@ -62,7 +62,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.rounds = []  # a dict each: state, asked, quorum, reports, failed, head
         self.lines = {}  # name -> [(round, counterparty, direction, amount)]
         self.acknowledged = {}
-        self.said = []  # (step, arguments, result, the state of a round in which it can be repeated)
+        self.said = []  # (step, arguments, result, (round, state) in which alone it repeats)
 
     def teardown(self):
         assert self.ledger.verify() == []
@@ -298,7 +298,9 @@ class LedgerMachine(RuleBasedStateMachine):
         expected = {}
         for name in self.names:
             statement = self.ledger.statement(name)
-            lines = [(s.round, s.counterparty, s.direction, s.amount_micro) for s in statement.lines]
+            lines = [
+                (s.round, s.counterparty, s.direction, s.amount_micro) for s in statement.lines
+            ]
             assert lines == self.lines[name]
             signs = {"paid": -1, "earned": 1}
             expected[name] = sum(signs[how] * amount for _, _, how, amount in lines)
