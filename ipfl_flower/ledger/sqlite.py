@@ -12,6 +12,7 @@ from typing import IO, Any, Final
 
 from sqlalchemy import URL, Connection, create_engine, event, text
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.schema import CreateIndex, CreateTable
 
 from ipfl_flower.ledger import schema
 from ipfl_flower.ledger import tables as t
@@ -126,13 +127,18 @@ class SQLite(Database):
             yield connection
 
     def health(self, connection: Connection) -> list[str]:
-        """List what SQLite itself finds wrong with the file, and the triggers that are missing."""
+        """List what SQLite itself finds wrong with the file, and what of the schema was changed."""
         check = connection.execute(text("PRAGMA integrity_check"))
-        wrong = [str(row[0]) for row in check if row[0] != "ok"]
+        wrong = [" ".join(str(row[0]).split()) for row in check if row[0] != "ok"]
         for table, rowid, parent, _ in connection.execute(text("PRAGMA foreign_key_check")):
             wrong.append(f"row {rowid} of {table} refers to a row of {parent} that does not exist")
-        query = "SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"
+        query = "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL"
         stored: dict[str, str] = dict(connection.execute(text(query)).all())
+        wrong += [
+            f"the definition of {name} is not the ledger's"
+            for name, statement in _definitions(connection)
+            if stored.get(name, "").strip() != statement
+        ]
         wrong += [
             f"the trigger {name}, which keeps the table append-only, is missing"
             for table in t.APPEND_ONLY
@@ -180,6 +186,11 @@ def explained(name: str) -> Iterator[None]:
             if code.startswith(prefix):
                 raise LedgerError(f"ledger {name}: {what} ({origin}): {fix}") from error
         raise LedgerError(f"ledger {name}: {origin}") from error
+    except UnicodeDecodeError as error:
+        # The driver cannot even decode SQLite's complaint when that quotes a damaged schema.
+        raise LedgerError(
+            f"ledger {name}: the file is damaged ({error.reason} in its text): restore a backup"
+        ) from error
 
 
 def write_new_file(path: Path, write: Callable[[Path], None]) -> None:
@@ -213,6 +224,14 @@ def _make(path: Path) -> None:
             schema.create_tables(connection)
     finally:
         new.close()
+
+
+def _definitions(connection: Connection) -> Iterator[tuple[str, str]]:
+    """Spell each table and index as it was made: a changed constraint lets in what it kept out."""
+    for table in t.METADATA.sorted_tables:
+        yield table.name, str(CreateTable(table).compile(connection)).strip()
+        for index in table.indexes:
+            yield str(index.name), str(CreateIndex(index).compile(connection)).strip()
 
 
 def _copy_pages(raw: sqlite3.Connection, path: Path) -> None:

@@ -41,7 +41,7 @@ class ModelBank:
     ModelError
         If `reference` is not a model of `layout`.
     BankError
-        If the file exists and is damaged or another market's.
+        If the file exists and is damaged or another market's, or can't be made or opened.
     ValueError
         If `rows` or `threads` is less than 1.
     """

@@ -8,6 +8,7 @@ writing one never touches another's blocks.
 import hashlib
 import os
 import struct
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -48,7 +49,8 @@ class RowFile:
     Raises
     ------
     BankError
-        If the file exists and is damaged, or is of another layout, number of rows, or reference.
+        If the file exists and is damaged, or is of another layout, number of rows, or reference;
+        or can't be made or opened.
     """
 
     def __init__(self, path: Path, layout: Layout, rows: int, reference: str) -> None:
@@ -69,7 +71,12 @@ class RowFile:
         header += hashlib.sha256(header).digest()
         if not path.exists():
             self._create(header, self._first + rows * self._stride)
-        self._file = path.open("r+b", buffering=0)
+        try:
+            self._file = path.open("r+b", buffering=0)
+        except OSError as error:
+            raise BankError(
+                f"{path} can't be opened ({error.strerror}): let this process read and write it"
+            ) from error
         try:
             self._check_header(header, self._first + rows * self._stride)
             self.digests = [self._read_entry(i) for i in range(rows)]
@@ -155,12 +162,17 @@ class RowFile:
 
     def _create(self, header: bytes, file_bytes: int) -> None:
         temporary = self.path.with_name(self.path.name + ".tmp")
-        with temporary.open("wb") as file:
-            file.write(header)
-            file.truncate(file_bytes)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.path)
+        try:
+            with temporary.open("wb") as file:
+                file.write(header)
+                file.truncate(file_bytes)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self.path)
+        except OSError as error:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise _unwritable(self.path, error) from error
         sync_folder(self.path.parent)
 
     def _check_header(self, expected: bytes, file_bytes: int) -> None:
