@@ -34,7 +34,7 @@ VICTIMS = {
 # Long enough to see a ClientApp, which lives for seconds.
 APPEARS_WITHIN_S = 20.0
 # For a market to end once the killing is over.
-END_DEADLINE_S = 900.0
+END_DEADLINE_S = 1800.0
 
 
 class Monkey:
