@@ -3,6 +3,7 @@
 import json
 import os
 import secrets
+import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -125,7 +126,7 @@ class Fleet:
         self._group.start(
             f"trainer-{node.name}",
             [
-                *(SCRIPTS / "ipfl", "trainer", node.institution_file),
+                *(sys.executable, "-m", "ipfl_flower.trainer.serve", node.institution_file),
                 *("--listen", self._trainer_address(node)),
             ],
         )
