@@ -81,6 +81,33 @@ def test_a_command_that_fails_says_why(group):
         group.run("slow", [sys.executable, "-c", "import time; time.sleep(60)"], timeout_s=0.1)
 
 
+def test_what_has_ended_is_started_again_as_often_as_it_may_be(group, tmp_path):
+    group.start("once", [sys.executable, "-c", "print('here')"], restarts=1)
+    group.start("never", [sys.executable, "-c", ""])
+    said = []
+    while group.log("once").read_text() != "here\nhere\n" or set(group.dead()) != {"once", "never"}:
+        said += group.revive()
+    (line,) = said
+    assert line.startswith("once ended (exit 0); ")
+    assert line.endswith("; started again")
+    assert group.revive() == []
+
+
+def test_what_a_process_started_ends_with_the_group_though_it_was_started_again(tmp_path):
+    mother = (
+        "import subprocess, sys;"
+        "print(subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']).pid)"
+    )
+    with ProcessGroup(tmp_path, os.environ) as group:
+        group.start("mother", [sys.executable, "-c", mother], restarts=1)
+        while not group.revive():
+            pass
+        orphan = psutil.Process(int(group.log("mother").read_text().split()[0]))
+        assert orphan.is_running()
+    gone, _ = psutil.wait_procs([orphan], 10)
+    assert gone or orphan.status() == psutil.STATUS_ZOMBIE
+
+
 def test_a_free_port_is_free():
     require_free(free_port(), "--port")
 
