@@ -20,7 +20,7 @@ START_DEADLINE_S = 60.0
 # Trainers that start at the same time share the cores while they load torch.
 TRAINER_DEADLINE_S = 180.0
 TRAINER_PATIENCE_S = 1.0
-# Of each process but the SuperLink: an executor gives up when a busy SuperLink fails to answer once.
+# Of each process but the SuperLink: an executor ends when a busy SuperLink fails to answer once.
 RESTARTS_MAX = 5
 
 
