@@ -33,10 +33,10 @@ def trainer(
     ] = 4,
     waiting_s: Annotated[float, typer.Option(min=0, help="How long each may wait.")] = 600.0,
     idle_s: Annotated[
-        float, typer.Option(min=0, help="How long a client may pause in its stream.")
+        float, typer.Option(min=0.01, help="How long a client may pause in its stream.")
     ] = 60.0,
     progress_s: Annotated[
-        float, typer.Option(min=0, help="How often a client is told how far its request is.")
+        float, typer.Option(min=0.01, help="How often a client is told how far its request is.")
     ] = 2.0,
     grace_s: Annotated[
         float, typer.Option(min=0, help="How long a fit may go on after SIGTERM.")

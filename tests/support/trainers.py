@@ -18,6 +18,7 @@ from cryptography.x509.oid import NameOID
 
 from ipfl_flower.trainer_api import Tls, TrainerClient
 
+MODULE = ("-m", "ipfl_flower.trainer.serve")
 ROOT = Path(__file__).parents[2]
 START_DEADLINE_S = 90.0
 END_DEADLINE_S = 60.0
@@ -56,11 +57,11 @@ class TrainerProcess:
 
 
 @contextmanager
-def trainer_process(file, *options):
+def trainer_process(file, *options, command=MODULE):
     """Run a trainer until the block ends, from when it says that it serves."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     child = subprocess.Popen(
-        [sys.executable, "-m", "ipfl_flower.trainer.serve", str(file), *options],
+        [sys.executable, *command, str(file), *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -90,7 +91,7 @@ def trainer_process(file, *options):
 def serve_fails(file, *options):
     """Run a trainer that must not start; return its exit code and its standard error."""
     done = subprocess.run(
-        [sys.executable, "-m", "ipfl_flower.trainer.serve", str(file), *options],
+        [sys.executable, *MODULE, str(file), *options],
         capture_output=True,
         text=True,
         check=False,

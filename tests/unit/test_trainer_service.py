@@ -168,7 +168,7 @@ def test_another_task_is_refused(client, rounds):
 def test_a_client_that_goes_mid_upload_costs_nothing(stub, client, rounds):
     """The next one waits while it uploads, gets the turn when it goes, and trains the round."""
     number = next(rounds)
-    first, model, _ = parts(call(number))
+    first, model, *_ = parts(call(number))
     upload = Upload(stub)
     upload.send(first, chunk(model.chunk[:1000]))
 
