@@ -1,5 +1,6 @@
 """What a trainer's process lives through: kills, full disks, signals, strangers."""
 
+import grp
 import os
 import re
 import resource
@@ -189,7 +190,7 @@ def test_a_second_trainer_of_the_same_state_is_refused(tmp_path):
 # --- who may connect ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("group", [None, os.getgid()])
+@pytest.mark.parametrize("group", [None, grp.getgrgid(os.getgid()).gr_name])
 def test_its_socket_is_its_users_or_its_groups_alone(tmp_path, group):
     file = institution_file(tmp_path)
     path = tmp_path / "here.sock"
