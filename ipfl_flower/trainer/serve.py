@@ -21,6 +21,8 @@ from ipfl_flower.trainer_api import Address, AddressError, Tls
 
 logger = logging.getLogger(__name__)
 
+_PERIOD_S_MIN = 0.01
+
 
 async def serve(
     institution: Path, listen: Listen, options: ServiceOptions, *, grace_s: float
@@ -74,7 +76,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         listen = _listen(given)
         options = ServiceOptions(
-            waiting_max=given.waiting_max, waiting_s=given.waiting_s, idle_s=given.idle_s
+            waiting_max=given.waiting_max,
+            waiting_s=given.waiting_s,
+            idle_s=given.idle_s,
+            progress_s=given.progress_s,
         )
         ended = asyncio.run(serve(given.institution, listen, options, grace_s=given.grace_s))
     except (AddressError, InstitutionError, TaskDataError, TaskError) as error:
@@ -111,7 +116,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--socket-group", help="whose members may use the Unix socket, too")
     parser.add_argument("--waiting-max", type=_count, default=patience.waiting_max)
     parser.add_argument("--waiting-s", type=_seconds, default=patience.waiting_s)
-    parser.add_argument("--idle-s", type=_seconds, default=patience.idle_s)
+    parser.add_argument("--idle-s", type=_period, default=patience.idle_s)
+    parser.add_argument("--progress-s", type=_period, default=patience.progress_s)
     parser.add_argument("--grace-s", type=_seconds, default=20.0)
     return parser
 
@@ -127,6 +133,13 @@ def _seconds(text: str) -> float:
     value = float(text)
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"must be ≥ 0 and finite, is {text}")
+    return value
+
+
+def _period(text: str) -> float:
+    value = _seconds(text)
+    if value < _PERIOD_S_MIN:
+        raise argparse.ArgumentTypeError(f"must be ≥ {_PERIOD_S_MIN}, is {text}")
     return value
 
 

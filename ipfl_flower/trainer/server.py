@@ -150,15 +150,17 @@ def _bind_socket(server: grpc.aio.Server, address: Address, path: Path, group: s
 
 
 def _add_port(server: grpc.aio.Server, address: Address, tls: Tls | None) -> int:
+    credentials = None
+    if tls is not None:
+        ca, certificate, key = tls.read()
+        credentials = grpc.ssl_server_credentials(
+            [(key, certificate)], ca, require_client_auth=True
+        )
     try:
-        if tls is None:
+        if credentials is None:
             port = server.add_insecure_port(str(address))
         else:
-            ca, certificate, key = tls.read()
-            port = server.add_secure_port(
-                str(address),
-                grpc.ssl_server_credentials([(key, certificate)], ca, require_client_auth=True),
-            )
+            port = server.add_secure_port(str(address), credentials)
     except RuntimeError:
         port = 0
     if port == 0:

@@ -27,6 +27,13 @@ MESSAGE_BYTES_MAX = 16 << 20
 TRIES_MAX = 2
 PAUSE_S = 0.2
 
+# What gRPC makes of a connection that can't be had, or that ends; a trainer answers with others.
+_BROKEN_OFF = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.UNKNOWN,
+)
+
 _OPTIONS = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
     ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
@@ -159,7 +166,7 @@ class TrainerClient:
                     raise TrainerUnreachableError(
                         f"the trainer at {self._address} did not answer within {deadline_s:g} s"
                     ) from error
-                if code not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+                if code not in _BROKEN_OFF:
                     raise TrainerRefusedError(code, details) from error
                 if heard:
                     tries += 1
