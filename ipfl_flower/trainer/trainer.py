@@ -10,16 +10,19 @@ from numpy.typing import NDArray
 
 from ipfl_flower.market import Terms
 from ipfl_flower.trainer.arrays import Arrays
-from ipfl_flower.trainer.errors import ArraysError, RequestError, StoreError
+from ipfl_flower.trainer.errors import ArraysError, RequestError
 from ipfl_flower.trainer.institution import Institution
-from ipfl_flower.trainer.learner import Learner
+from ipfl_flower.trainer.learner import Learner, Scores
 from ipfl_flower.trainer.receipts import Receipts
-from ipfl_flower.trainer.store import Kept, Store
+from ipfl_flower.trainer.store import Kept, State, Store
 
 
 @dataclass(frozen=True)
 class FitRequest:
     """What the server asks of an institution in a round.
+
+    Its arrays hold what the task shares. They may be read-only, aren't written, and must not change
+    until the request is served: the centre is used where it lies.
 
     Attributes
     ----------
@@ -69,7 +72,9 @@ class FitReply:
     Attributes
     ----------
     arrays
-        The trained model θ_i; empty after the last delivery, in which nothing is traded.
+        The trained model θ_i, as far as the task shares it: read-only views on the trainer's own
+        memory, valid until its next request. Empty after the last delivery, in which nothing is
+        traded.
     terms
         The institution's terms.
     leaving
@@ -92,7 +97,10 @@ class FitReply:
 
 
 class Trainer:
-    """Serves one institution's requests; all that it must remember is on its disk.
+    """Serves one institution's requests, one at a time; what it must remember is on its disk.
+
+    Its memory is that of one model, the centre in the request, the largest gradient and, with
+    momentum, the velocities: about two models, or three.
 
     Parameters
     ----------
@@ -149,34 +157,38 @@ class Trainer:
             request.receipt, request.round, centre=request.centre is not None
         )
         if last is not None and request.train and request.round == last.round:
-            return self._reply(request, self._own(last), state.metrics)
+            self._store.read(last.file, self._learner.shared)
+            return self._reply(request, self._learner.arrays(), state.metrics)
 
         candidates: dict[str, Mapping[str, NDArray[Any]]] = {}
         metrics = self._learner.sizes | {"receipt_alarms": float(alarms)}
         best, trained = state.best, last
+        self._restore_private(last)
         centre = self._checked(request.centre, "centre")
         if centre is not None:
-            scores = self._learner.scores(centre)
+            self._learner.put(centre)
+            scores = self._learner.scores()
             if scores is None:
                 metrics["centre_unusable"] = 1.0
                 centre = None
             else:
-                # What was bought belongs to the round it was traded in, this institution's last.
-                origin = request.round if last is None else last.round
-                sent = Kept(
-                    file=state.new_file("centre"), round=origin, source="centre", scores=scores
-                )
+                sent = _sent(request, state, scores)
                 candidates[sent.file] = centre
                 metrics |= scores.named("centre_") | _named(_better(sent, last), "kept_")
                 best = _better(sent, best)
         arrays: Arrays = {}
         if request.train:
-            arrays, loss = self._train(request, last, centre)
-            scores = self._learner.trained_scores(arrays, round_number=request.round)
+            loss = self._train(request, last, centre)
+            scores = self._learner.trained_scores(round_number=request.round)
+            arrays, private = self._learner.arrays(), self._learner.private_arrays()
             trained = Kept(
-                file=state.new_file("trained"), round=request.round, source="trained", scores=scores
+                file=state.new_file("trained"),
+                private=state.new_file("private") if private else None,
+                round=request.round,
+                source="trained",
+                scores=scores,
             )
-            candidates[trained.file] = arrays
+            candidates |= {trained.file: arrays, state.new_file("private"): private}
             metrics |= {"train_loss": loss} | scores.named("")
             best = _better(trained, best)
         if best is not None:
@@ -199,37 +211,31 @@ class Trainer:
             metrics=dict(metrics),
         )
 
+    def _restore_private(self, last: Kept | None) -> None:
+        """Put the private part of the model trained last in place."""
+        if last is not None and last.private is not None:
+            self._store.read(last.private, self._learner.private)
+        else:
+            self._learner.renew()
+
     def _train(
         self, request: FitRequest, last: Kept | None, centre: Mapping[str, NDArray[Any]] | None
-    ) -> tuple[Arrays, float]:
+    ) -> float:
         """Train from the start that the request and the state on disk decide."""
-        start: Mapping[str, NDArray[Any]] | None
         if centre is not None and request.start == "centre":
-            start = centre
+            self._learner.put(centre)
         elif last is not None:
-            start = self._own(last)
+            self._store.read(last.file, self._learner.shared)
+        elif (initial := self._checked(request.initial, "initial model")) is not None:
+            self._learner.put(initial)
         else:
-            start = self._checked(request.initial, "initial model")
-        if start is None:
             raise RequestError(
                 f"{self._institution.name} has no model yet, and round {request.round} brings no "
                 "initial one: send it, or restore the institution's state_dir"
             )
         return self._learner.train(
-            start, round_number=request.round, centre=centre, coefficient=request.coefficient
+            round_number=request.round, centre=centre, coefficient=request.coefficient
         )
-
-    def _own(self, last: Kept) -> Arrays:
-        """Read the model trained last."""
-        arrays = self._store.model(last)
-        try:
-            self._learner.check(arrays)
-        except ArraysError as error:
-            raise StoreError(
-                f"{self._institution.state_dir / last.file} isn't a model of this task ({error}): "
-                "undo the change of [task], or set an empty state_dir"
-            ) from error
-        return arrays
 
     def _checked(
         self, arrays: Mapping[str, NDArray[Any]] | None, what: str
@@ -243,6 +249,19 @@ class Trainer:
                     f"the {what} sent to {self._institution.name} doesn't fit its task: {error}"
                 ) from error
         return arrays
+
+
+def _sent(request: FitRequest, state: State, scores: Scores) -> Kept:
+    """Describe the centre that came; it is judged with the private part trained last."""
+    last = state.trained
+    return Kept(
+        file=state.new_file("centre"),
+        private=None if last is None else last.private,
+        # What was bought belongs to the round it was traded in, this institution's last.
+        round=request.round if last is None else last.round,
+        source="centre",
+        scores=scores,
+    )
 
 
 def _better(candidate: Kept, rival: Kept | None) -> Kept:
