@@ -145,7 +145,9 @@ def main() -> None:
         (largest, "own", ("--dtype", "bfloat16")),
     ]
     print("peak memory of the whole process, MiB; × model: all of it; net: without the imports")
-    print("10⁶ parameters  start                      | model imports | θ⁰ peak  × | centre peak  × net × | fit s")
+    print(
+        "10⁶ parameters  start                      | model imports | θ⁰ peak  × | centre peak  × net × | fit s"
+    )
     for size, start, more in cases:
         command = [sys.executable, __file__, "--one", "--parameters", str(size), "--start", start]
         done = subprocess.run([*command, *more], capture_output=True, text=True, check=True)

@@ -33,6 +33,7 @@ def serve(message: Message, context: Context) -> Message:
         coefficient=request.coefficient,
         start=request.start,
         statement=request.statement,
+        task=request.task,
     )
     with _trainer(context.node_config) as client:
         answer = client.fit(call, deadline_s=message.metadata.ttl, on_progress=_log)

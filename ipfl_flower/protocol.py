@@ -54,6 +54,8 @@ class Request:
     start : {"own", "centre"}
     statement : mapping
         The signed receipt of the last settled round, see `receipts.SignedReceipt`; {} at first.
+    task : str
+        What the market calls the task that is asked for; "": it doesn't say.
     """
 
     round: int
@@ -63,6 +65,7 @@ class Request:
     coefficient: float
     start: Literal["own", "centre"]
     statement: Mapping[str, Any] = field(default_factory=dict)
+    task: str = ""
 
     def to_records(self) -> RecordDict:
         """Return the content of the Flower message."""
@@ -74,6 +77,7 @@ class Request:
                 "coefficient": self.coefficient,
                 "start": self.start,
                 "statement": json.dumps(dict(self.statement)),
+                "task": self.task,
             }
         )
         return RecordDict({ARRAYS: array_record(self.arrays), CONFIG: config})
@@ -102,6 +106,7 @@ class Request:
             coefficient=_get(config, "coefficient", float),
             start=start,
             statement=_object(_get(config, "statement", str)),
+            task=_get(config, "task", str),
         )
 
 

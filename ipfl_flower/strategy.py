@@ -380,6 +380,7 @@ class IPFL(Strategy):
             coefficient=coefficient,
             start=self.settings.start,
             statement={} if delivery is None else delivery.statement(institution),
+            task=self.settings.task,
         )
 
     def _coefficient(self, eta: float) -> float:

@@ -177,6 +177,7 @@ def market_settings(options: DemoOptions, folder: Path) -> dict[str, Any]:
         "rounds": options.rounds,
         "distance-weight": DISTANCE_WEIGHT.get(options.preset, ""),
         "deadline-s": options.deadline_s,
+        "task": "digits",
         "institutions-min": options.institutions,
         "quorum": min(2, options.institutions),
         "ledger": str(folder / "ledger.db"),

@@ -17,6 +17,10 @@ class RequestError(ValueError):
     """A request can't be served: a wrong model came with it, or its round is over."""
 
 
+class LimitError(RuntimeError):
+    """A request goes beyond what the institution lets its trainer do."""
+
+
 class TrainingError(RuntimeError):
     """Local training gave no usable model; what is on disk is as before."""
 

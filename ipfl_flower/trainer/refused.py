@@ -10,6 +10,7 @@ from ipfl_flower.tasks import TaskDataError, TaskError
 from ipfl_flower.trainer.errors import (
     ArraysError,
     InstitutionError,
+    LimitError,
     RequestError,
     StoreError,
     TrainingError,
@@ -24,6 +25,7 @@ _CODES: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
     (RequestError, grpc.StatusCode.INVALID_ARGUMENT),
     (ArraysError, grpc.StatusCode.INVALID_ARGUMENT),
     (InstitutionError, grpc.StatusCode.FAILED_PRECONDITION),
+    (LimitError, grpc.StatusCode.FAILED_PRECONDITION),
     (ReceiptError, grpc.StatusCode.FAILED_PRECONDITION),
     (StoreError, grpc.StatusCode.FAILED_PRECONDITION),
     (TaskDataError, grpc.StatusCode.FAILED_PRECONDITION),

@@ -111,13 +111,8 @@ class TrainerService(TrainerServicer):
 
     async def _fit(self, header: pb.FitHeader, stream: Stream, turn: Turn) -> FitReply:
         trainer = await stream.accompany(turn.start(self._loaded.refresh), "loading")
-        name = trainer.institution.name
-        if header.task not in ("", trainer.institution.task.name):
-            raise Refused(
-                grpc.StatusCode.FAILED_PRECONDITION,
-                f"the market asks for task {header.task[:64]!r}, and {name} trains "
-                f"{trainer.institution.task.name!r}",
-            )
+        institution = trainer.institution
+        institution.limits.require_task(header.task, institution.task.name)
         statement = read_statement(header.statement)
         arrays = await stream.model(header, trainer.learner.layout)
         request = FitRequest(
@@ -140,7 +135,7 @@ class TrainerService(TrainerServicer):
             steps = (done, of)
 
         reply = await stream.accompany(turn.start(fit), "fitting", lambda: steps)
-        logger.info("round %d of %s: answered", header.round, name)
+        logger.info("round %d of %s: answered", header.round, institution.name)
         return reply
 
 

@@ -66,6 +66,10 @@ class State(BaseModel):
         The best model so far by the validation data, trained or a centre.
     metrics
         What was replied in the last round.
+    initial
+        The file of θ⁰, from which the first round began.
+    fitted
+        When the rounds of the last day were trained, seconds since 1970.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -75,8 +79,10 @@ class State(BaseModel):
     trained: Kept | None = None
     best: Kept | None = None
     metrics: dict[str, float] = Field(default_factory=dict)
+    initial: str | None = Field(default=None, pattern=_FILE)
+    fitted: list[float] = Field(default_factory=list)
 
-    def new_file(self, content: Literal["trained", "centre", "private"]) -> str:
+    def new_file(self, content: Literal["trained", "centre", "private", "initial"]) -> str:
         """Name a model file of the next commit; no earlier commit has used the name."""
         return f"{content}-{self.commits + 1:06d}.npz"
 
@@ -162,7 +168,8 @@ class Store:
             The folder can't be written; the state is the one before or the new one, whole.
         """
         kept = [model for model in (state.trained, state.best) if model is not None]
-        named = {name for model in kept for name in (model.file, model.private) if name}
+        files = [state.initial, *(name for model in kept for name in (model.file, model.private))]
+        named = {name for name in files if name}
         committed = state.model_copy(update={"commits": state.commits + 1})
         try:
             if not self._folder.exists():

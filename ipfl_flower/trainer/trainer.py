@@ -6,15 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from numpy.typing import NDArray
 
 from ipfl_flower.market import Terms
 from ipfl_flower.trainer.arrays import Arrays
-from ipfl_flower.trainer.errors import ArraysError, RequestError
+from ipfl_flower.trainer.errors import ArraysError, LimitError, RequestError
 from ipfl_flower.trainer.institution import Institution
 from ipfl_flower.trainer.learner import Learner, Scores
+from ipfl_flower.trainer.limits import of_last_day
 from ipfl_flower.trainer.receipts import Receipts
 from ipfl_flower.trainer.store import Kept, State, Store
+from ipfl_flower.trainer.upload import add_noise, clip, noise_seed
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,8 @@ class Trainer:
             The state on disk is damaged.
         ReceiptError
             A receipt raised an alarm and the institution stops on it, or receipts can't be kept.
+        LimitError
+            The institution's limits don't allow it.
         """
         began = time.perf_counter()
         state = self._store.state()
@@ -158,7 +163,10 @@ class Trainer:
         )
         if last is not None and request.train and request.round == last.round:
             self._store.read(last.file, self._learner.shared)
-            return self._reply(request, self._learner.arrays(), state.metrics)
+            return self._reply(request, state, state.metrics)
+        if request.train:
+            state = state.model_copy(update={"fitted": of_last_day(state.fitted)})
+            self._require_limits(state, request)
 
         candidates: dict[str, Mapping[str, NDArray[Any]]] = {}
         metrics = self._learner.sizes | {"receipt_alarms": float(alarms)}
@@ -176,11 +184,15 @@ class Trainer:
                 candidates[sent.file] = centre
                 metrics |= scores.named("centre_") | _named(_better(sent, last), "kept_")
                 best = _better(sent, best)
-        arrays: Arrays = {}
         if request.train:
+            initial = self._checked(request.initial, "initial model")
+            if initial is not None and state.initial is None:
+                state = state.model_copy(update={"initial": state.new_file("initial")})
+                candidates[state.new_file("initial")] = initial
+            state = state.model_copy(update={"fitted": [*state.fitted, time.time()]})
             loss = self._train(request, last, centre)
             scores = self._learner.trained_scores(round_number=request.round)
-            arrays, private = self._learner.arrays(), self._learner.private_arrays()
+            private = self._learner.private_arrays()
             trained = Kept(
                 file=state.new_file("trained"),
                 private=state.new_file("private") if private else None,
@@ -188,7 +200,8 @@ class Trainer:
                 source="trained",
                 scores=scores,
             )
-            candidates |= {trained.file: arrays, state.new_file("private"): private}
+            candidates[trained.file] = self._learner.arrays()
+            candidates |= {state.new_file("private"): private}
             metrics |= {"train_loss": loss} | scores.named("")
             best = _better(trained, best)
         if best is not None:
@@ -196,20 +209,41 @@ class Trainer:
         metrics["fit_seconds"] = time.perf_counter() - began
         if trained != last or best != state.best:
             replied = metrics if request.train else state.metrics
-            new = state.model_copy(update={"trained": trained, "best": best, "metrics": replied})
-            self._store.commit(new, candidates)
-        return self._reply(request, arrays, metrics)
+            state = state.model_copy(update={"trained": trained, "best": best, "metrics": replied})
+            self._store.commit(state, candidates)
+        return self._reply(request, state, metrics)
 
-    def _reply(self, request: FitRequest, arrays: Arrays, metrics: Mapping[str, float]) -> FitReply:
-        """Answer with the terms as they are now, also to a round asked for again."""
+    def _reply(self, request: FitRequest, state: State, metrics: Mapping[str, float]) -> FitReply:
+        """Answer with the model in memory, and the terms as they are now, also when asked again."""
         if request.train:
             self._receipts.report(request.round, self._institution.terms)
+            self._protect(request.round, state)
         return FitReply(
-            arrays=arrays,
+            arrays=self._learner.arrays() if request.train else {},
             terms=self._institution.terms,
             leaving=self._institution.leaving,
-            metrics=dict(metrics),
+            metrics=dict(metrics) if self._institution.limits.share_metrics else {},
         )
+
+    def _protect(self, number: int, state: State) -> None:
+        """Clip and blur the model in memory as the limits say; that on the disk stays as it is."""
+        limits, shared = self._institution.limits, self._learner.shared
+        if limits.clip_norm is not None and state.initial is not None:
+            origin = {name: torch.empty_like(tensor) for name, tensor in shared.items()}
+            self._store.read(state.initial, origin)
+            clip(shared, origin, limits.clip_norm)
+        if limits.noise_std > 0:
+            add_noise(shared, limits.noise_std, noise_seed(self._institution.state_dir, number))
+
+    def _require_limits(self, state: State, request: FitRequest) -> None:
+        """Check what can be checked before anything is trained."""
+        limits = self._institution.limits
+        limits.require_round(state.fitted)
+        if limits.clip_norm is not None and state.initial is None and request.initial is None:
+            raise LimitError(
+                "limits.clip_norm needs the initial model, which was not kept when this "
+                "institution joined: set it with an empty state_dir, at the start of a market"
+            )
 
     def _restore_private(self, last: Kept | None) -> None:
         """Put the private part of the model trained last in place."""
