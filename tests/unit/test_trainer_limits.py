@@ -59,7 +59,7 @@ def test_the_file_gives_the_limits(tmp_path):
     text = (
         'name = "clinic"\nstate_dir = "state"\n[terms]\nsamples = 60\ncost = 0.05\n'
         "eagerness = 6000.0\n[training]\niterations = 5\n[task]\nname = 'digits'\n"
-        "split = 'clusters'\ninstitution = 0\ninstitutions = 6\n"
+        "split = 'clusters'\ninstitution = 0\ninstitutions = 6\nsamples = 60\n"
     )
     file.write_text(text + "[limits]\npayment_max = 3.0\nprice_min = 0.2\ntasks = ['d']\n")
     loaded = Institution.load(file)
