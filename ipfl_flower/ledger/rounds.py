@@ -179,9 +179,7 @@ def _check_round(
 def _require(number: int, reached: State, state: State) -> None:
     if state not in NEXT_STATES[reached]:
         allowed = " or ".join(sorted(NEXT_STATES[reached])) or "nothing else"
-        raise LedgerError(
-            f"round {number} is {reached} and cannot become {state}, only {allowed}"
-        )
+        raise LedgerError(f"round {number} is {reached} and cannot become {state}, only {allowed}")
 
 
 def _require_reports(connection: Connection, settlement: Settlement) -> None:
