@@ -122,6 +122,8 @@ class Exchange:
                 if waiting.away_since is not None:
                     break
                 for reply in self.grid.pull_messages([message_id]):
+                    if reply.metadata.reply_to_message_id != message_id:
+                        continue  # of an earlier round: it neither counts nor ends the wait
                     if reply.has_error() and reply.error.code == NODE_UNAVAILABLE:
                         waiting.away_since = self.clock.monotonic()
                     elif self._is_passing(reply, waiting) and self._ask_again(node):

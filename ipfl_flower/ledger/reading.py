@@ -1,6 +1,7 @@
 """Where the market stands, read from the rows."""
 
 from collections import defaultdict
+from collections.abc import Iterable
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Table, func, select
@@ -32,6 +33,21 @@ def has_reported(connection: Connection, institution: int) -> bool:
     return connection.scalar(query) is not None
 
 
+def read_reached(connection: Connection, number: int) -> State:
+    """Tell which state round `number` has reached.
+
+    Raises
+    ------
+    LedgerError
+        There is no such round, or its transitions make no sense.
+    """
+    steps = select(t.transitions.c.state).where(t.transitions.c.round == number)
+    reached = {State(state) for state in connection.scalars(steps)}
+    if not reached:
+        raise LedgerError(f"there is no round {number}: open it first")
+    return _newest(number, reached)
+
+
 def read_state(connection: Connection, number: int) -> RoundState:
     """Tell where round `number` stands.
 
@@ -45,9 +61,7 @@ def read_state(connection: Connection, number: int) -> RoundState:
         raise LedgerError(f"there is no round {number}: open it first")
     steps = select(t.transitions).where(t.transitions.c.round == number)
     reached = {State(step.state): step for step in connection.execute(steps)}
-    state = current_state(reached)
-    if state is None:
-        raise LedgerError(f"round {number} went through impossible states: verify the ledger")
+    state = _newest(number, reached)
     asked = select(t.asked.c.institution).where(t.asked.c.round == number)
     reported = select(t.reports.c.institution).where(t.reports.c.round == number)
     refusals = select(t.refusals.c.institution, t.refusals.c.reason).order_by(
@@ -84,9 +98,7 @@ def read_summaries(connection: Connection) -> list[RoundSummary]:
     heads = dict(connection.execute(select(t.chain.c.round, t.chain.c.head)).all())
     summaries = []
     for number, states in sorted(read_states(connection).items()):
-        state = current_state(states)
-        if state is None:
-            raise LedgerError(f"round {number} went through impossible states: verify the ledger")
+        state = _newest(number, states)
         edges, volume = traded.get(number, (0, 0))
         summaries.append(
             RoundSummary(
@@ -100,3 +112,10 @@ def read_summaries(connection: Connection) -> list[RoundSummary]:
             )
         )
     return summaries
+
+
+def _newest(number: int, reached: Iterable[State]) -> State:
+    state = current_state(reached)
+    if state is None:
+        raise LedgerError(f"round {number} went through impossible states: verify the ledger")
+    return state
