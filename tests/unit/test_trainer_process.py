@@ -36,7 +36,7 @@ pytestmark = pytest.mark.timeout(300)
 THETA_0 = initial_model({"name": "digits"}, 0)
 DEADLINE_S = 120.0
 FOR_EVER = 10**8  # iterations
-A_WHILE = 3000
+A_WHILE = 6000
 
 
 def call(number, role="initial"):
