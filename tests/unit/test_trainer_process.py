@@ -36,7 +36,7 @@ pytestmark = pytest.mark.timeout(300)
 THETA_0 = initial_model({"name": "digits"}, 0)
 DEADLINE_S = 120.0
 FOR_EVER = 10**8  # iterations
-A_WHILE = 3000
+A_WHILE = 6000
 
 
 def call(number, role="initial"):
@@ -300,3 +300,24 @@ def test_an_institution_that_cannot_be_loaded_is_named(tmp_path):
 def test_a_client_refuses_to_talk_in_the_clear_to_another_machine():
     with pytest.raises(AddressError, match=r"on another machine, which needs TLS: .*trainer-ca"):
         TrainerClient("trainer.example:9095")
+
+
+def test_a_client_that_stalls_loses_its_turn(tmp_path):
+    file = institution_file(tmp_path)
+    release = threading.Event()
+
+    def stalling():
+        yield pb.FitRequest(header=call(0).header())
+        release.wait(DEADLINE_S)
+
+    with trainer_process(file, "--idle-s=0.5") as running:
+        with grpc.insecure_channel(running.address) as channel:
+            replies = TrainerStub(channel).Fit(stalling(), timeout=DEADLINE_S)
+            with pytest.raises(
+                grpc.RpcError, match=r"did not send its chunk within 0\.5 s"
+            ) as caught:
+                list(replies)
+            release.set()
+        assert caught.value.code() is grpc.StatusCode.ABORTED
+        with running.client() as client:
+            assert client.fit(call(0), deadline_s=DEADLINE_S).arrays.keys() == THETA_0.keys()
