@@ -10,6 +10,7 @@ of the request. `--one` measures in this process, and prints JSON.
 
 import argparse
 import gc
+import itertools
 import json
 import re
 import subprocess
@@ -29,6 +30,7 @@ from ipfl_flower.tasks.base import seeded
 from ipfl_flower.tasks.digits import Digits
 from ipfl_flower.tasks.images import CLASSES, SliceOptions
 from ipfl_flower.trainer import FitRequest, Institution, Trainer
+from ipfl_flower.trainer.arrays import to_arrays
 from ipfl_flower.trainer.proximal import Sgd
 
 QUICK = [(20, "own"), (20, "centre"), (50, "own")]
@@ -58,7 +60,7 @@ class WideDigits(Digits):
         sizes = [64, *[width] * (options.layers + 1), CLASSES]
         layers: list[nn.Module] = []
         with seeded(seed):
-            for i, (inputs, outputs) in enumerate(zip(sizes, sizes[1:], strict=False)):
+            for i, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
                 layers += [nn.ReLU()] if i else []
                 layers += [nn.Linear(inputs, outputs, dtype=DTYPES[options.dtype])]
         return nn.Sequential(*layers)
@@ -95,15 +97,18 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, float]:
         task=WideDigits.from_options(**options),
     )
     imported = memory_mib("VmRSS")
+    entries = institution.task.build_model(0).state_dict()
+    start = {name: array.copy() for name, array in to_arrays(entries).items()}
+    del entries
     trainer = Trainer(institution)
-    start = {name: array.copy() for name, array in trainer._learner.arrays().items()}
     model = sum(array.nbytes for array in start.values()) / 2**20
     request = FitRequest(round=0, initial=start)
     trainer.fit(request)
     first = memory_mib("VmHWM")
     del request
-    for array in start.values():  # a centre near θ⁰, made in place, and read-only as one that came
-        array *= 1 if array.dtype == np.int16 else array.dtype.type(0.99)
+    for array in start.values():  # a centre near θ⁰, made in place, read-only as one that came
+        if array.dtype != np.int16:
+            np.multiply(array, 0.99, out=array)
         array.flags.writeable = False
     gc.collect()
     forget_peak()
@@ -142,11 +147,12 @@ def main() -> None:
     cases += [
         (largest, "own", ("--momentum", "0.9")),
         (largest, "own", ("--layers", "1")),
-        (largest, "own", ("--dtype", "bfloat16")),
+        (1, "own", ("--dtype", "bfloat16")),  # a CPU multiplies it slowly
     ]
     print("peak memory of the whole process, MiB; × model: all of it; net: without the imports")
     print(
-        "10⁶ parameters  start                      | model imports | θ⁰ peak  × | centre peak  × net × | fit s"
+        "10⁶ parameters, start, options           | model imports | θ⁰ peak  × | centre  × net ×"
+        " | fit s"
     )
     for size, start, more in cases:
         command = [sys.executable, __file__, "--one", "--parameters", str(size), "--start", start]

@@ -167,10 +167,11 @@ def _read_entries(archive: zipfile.ZipFile, tensors: Mapping[str, Tensor]) -> No
             if tensor.is_contiguous() and not fortran_order:
                 _read_values(entry, tensor.view(-1).view(torch.uint8))
             else:
-                order = reversed(shape) if fortran_order else shape
-                whole = torch.empty(*order, dtype=tensor.dtype)
+                whole = torch.empty(shape[::-1] if fortran_order else shape, dtype=tensor.dtype)
                 _read_values(entry, whole.view(-1).view(torch.uint8))
-                tensor.copy_(whole.permute(*range(whole.dim())[::-1]) if fortran_order else whole)
+                tensor.copy_(
+                    whole.permute(*reversed(range(whole.dim()))) if fortran_order else whole
+                )
 
 
 def _read_values(entry: IO[bytes], out: Tensor) -> None:
@@ -211,7 +212,7 @@ def _to_array(tensor: Tensor) -> NDArray[Any]:
 
 
 def _to_tensor(array: NDArray[Any], dtype: torch.dtype) -> Tensor:
-    if array.size and min(array.strides, default=0) < 0 or not array.flags.aligned:
+    if (array.size and min(array.strides, default=0) < 0) or not array.flags.aligned:
         array = array.copy()  # torch has no such tensors
     if not array.flags.writeable:
         # torch has no read-only tensors either, and warns; nothing here writes to this one.

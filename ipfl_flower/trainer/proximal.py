@@ -141,7 +141,7 @@ class _Step:
     def take(self, loss: Tensor) -> None:
         """Take one step down a loss."""
         self._waiting = set(self._parameters)
-        loss.backward(inputs=list(self._parameters.values()))  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]
         for name in self._waiting:  # the loss doesn't depend on them
             self._move(name, torch.zeros_like(self._parameters[name]))
 
