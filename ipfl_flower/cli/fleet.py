@@ -19,7 +19,7 @@ CONNECTION = "market"
 FLEET_API = "grpc-rere"  # gRPC, request and response
 START_DEADLINE_S = 60.0
 
-# glibc's malloc. A block of 1 MiB or more (Flower's chunks have 5) goes back to the system when it is
+# glibc: a block of 1 MiB or more (Flower's chunks have 5) goes back to the system when it is
 # freed, also after larger ones were; threads share two heaps instead of eight a processor.
 MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**20), "MALLOC_ARENA_MAX": "2"}
 
