@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+import httpx
 from flwr.app import Message
 from flwr.serverapp import Grid
 
@@ -25,8 +26,11 @@ ATTEMPTS_MAX = 3
 # and one model always.
 PULL_BYTES = 2**25
 PULL_IDS_MAX = 100
-# The SuperLink is one process, and answers SuperNodes in it, too.
-PULLS_PER_S_MAX = 40
+# The SuperLink is one process and answers SuperNodes in it, too; a pull writes to its database.
+PULLS_PER_S_MAX = 10
+# A pull reads and then writes: where SuperNodes write large replies meanwhile, SQLite refuses some
+# ("database is locked"), and the SuperLink answers with an internal error. It is asked again.
+FAILING_S_MAX = 30.0
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,7 @@ class Exchange:
     clock: Clock
     _node_of: dict[str, int] = field(default_factory=dict)
     _waiting: dict[int, _Waiting] = field(default_factory=dict)
+    _failing_since: float | None = None
 
     def send(self, messages: Iterable[Message]) -> list[int]:
         """Push `messages`, one at a time.
@@ -111,7 +116,13 @@ class Exchange:
         return refused
 
     def replies(self) -> Iterator[Message]:
-        """Yield the first reply of each node, until all have answered or the deadline passes."""
+        """Yield the first reply of each node, until all have answered or the deadline passes.
+
+        Raises
+        ------
+        httpx.HTTPStatusError
+            If the SuperLink answers with nothing but errors for `FAILING_S_MAX` seconds.
+        """
         end = self.clock.monotonic() + self.deadline_s
         nodes_read = self.clock.monotonic()
         while self._waiting and self.clock.monotonic() < end:
@@ -149,12 +160,19 @@ class Exchange:
         return [message_id for waiting in here for message_id in waiting.message_ids]
 
     def _pull(self, message_ids: Sequence[str]) -> Iterator[Message]:
-        """Look once for replies to some messages; yield the first of each node."""
-        for reply in self.grid.pull_messages(message_ids):
+        """Look once for replies to some messages; yield the first of each node, in our order."""
+        place = {message_id: k for k, message_id in enumerate(message_ids)}
+        replies = [
+            reply
+            for reply in self._pulled(message_ids)
+            if reply.metadata.reply_to_message_id in place
+        ]
+        replies.sort(key=lambda reply: place[reply.metadata.reply_to_message_id])
+        for reply in replies:
             message_id = reply.metadata.reply_to_message_id
-            node = self._node_of.get(message_id)
-            waiting = None if node is None else self._waiting.get(node)
-            if node is None or waiting is None:
+            node = self._node_of[message_id]
+            waiting = self._waiting.get(node)
+            if waiting is None:
                 continue  # its second answer
             if reply.has_error() and reply.error.code == NODE_UNAVAILABLE:
                 if waiting.away_since is None:
@@ -165,6 +183,19 @@ class Exchange:
             else:
                 del self._waiting[node]
                 yield reply
+
+    def _pulled(self, message_ids: Sequence[str]) -> Iterable[Message]:
+        try:
+            replies = self.grid.pull_messages(message_ids)
+        except httpx.HTTPStatusError as error:
+            now = self.clock.monotonic()
+            if self._failing_since is None:
+                self._failing_since = now
+            if not error.response.is_server_error or now - self._failing_since > FAILING_S_MAX:
+                raise
+            return ()
+        self._failing_since = None
+        return replies
 
     def _is_passing(self, reply: Message, waiting: _Waiting) -> bool:
         passing = reply.has_error() and reply.error.code in PASSING
