@@ -145,9 +145,9 @@ def play(given: argparse.Namespace, folder: Path, group: ProcessGroup) -> Sample
     market_file = folder / "market.toml"
     market_file.write_text(to_toml(market(given, folder)))
     run = fleet.flower.submit(stage(folder / "app"), market_file)
-    watch = Watch(
-        str(folder / "ledger.db"), group, fleet.flower, given.rounds, Console(stderr=True)
-    )
+    # Flower's CLI is not to be relied on while the SuperLink's database is under load.
+    console, ledger = Console(stderr=True), str(folder / "ledger.db")
+    watch = Watch(ledger, group, fleet.flower, given.rounds, console, patience_s=DEADLINE_S)
     watch.follow(run)
     sampler.stop()
     return sampler
