@@ -23,6 +23,10 @@ TRAINER_PATIENCE_S = 1.0
 # Of each process but the SuperLink: an executor ends when a busy SuperLink fails to answer once.
 RESTARTS_MAX = 5
 
+# glibc: a block of 1 MiB or more (Flower's chunks have 5) goes back to the system when it is
+# freed, also after larger ones were; threads share two heaps instead of eight a processor.
+MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**20), "MALLOC_ARENA_MAX": "2"}
+
 
 @dataclass(frozen=True)
 class Node:
@@ -51,6 +55,7 @@ def environment(home: Path) -> dict[str, str]:
         "NO_PROXY": "127.0.0.1,localhost",
         "no_proxy": "127.0.0.1,localhost",
         "OMP_NUM_THREADS": "1",
+        **MEMORY,
         "PYTHONUNBUFFERED": "1",
     }
 
