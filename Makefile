@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 MIN_COVERAGE := 95
 
-.PHONY: install demo test check format bench package lock clean
+.PHONY: install demo test chaos check format bench package lock clean
 
 install: $(READY)
 
@@ -24,6 +24,10 @@ test: $(READY)
 	$(BIN)/coverage report --include='ipfl_flower/market/*' --fail-under=$(MIN_COVERAGE)
 	$(BIN)/coverage report --include='ipfl_flower/ledger/*' --fail-under=$(MIN_COVERAGE)
 	$(BIN)/coverage report --include='ipfl_flower/models/*' --fail-under=$(MIN_COVERAGE)
+
+# Real markets whose processes are killed at random, one after another: kills survived, rounds completed.
+chaos: $(READY)
+	cd tests && ../$(BIN)/python -m support.chaos --minutes $(or $(MINUTES),10) $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff format --check .

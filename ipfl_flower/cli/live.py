@@ -124,6 +124,7 @@ class Watch:
 
     def _ended(self, ledger: Ledger) -> str | None:
         """Return None while the market runs, "" when it has finished, or why it stopped."""
+        served = ledger.server() is not None  # asked first: a server says how it ended, then goes
         for event in ledger.events()[self._events_before :]:
             if event.kind == "finished":
                 return ""
@@ -131,6 +132,8 @@ class Watch:
                 return event.text
             if event.kind == "died":
                 raise LaunchError(f"the server app died: {event.text}")
+        if not served:
+            raise LaunchError("the server app died without a word")
         return None
 
     def _look(self, ledger: Ledger, live: Live) -> None:

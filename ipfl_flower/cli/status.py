@@ -14,13 +14,15 @@ def read_status(ledger: Ledger) -> dict[str, Any]:
     dict
         Ready for JSON: ``round`` (None before the first), ``phase``, ``asked``, ``reported``,
         ``waiting`` (names), ``failed`` (name to reason), ``quorum``, ``until`` (ISO 8601 or None),
-        ``detail`` (why a round was abandoned), ``last_event``.
+        ``detail`` (why a round was abandoned), ``last_event``, ``server`` (the process that serves
+        the market, None: nobody does).
     """
     events = ledger.events()
     last = f"{events[-1].kind}: {events[-1].text}" if events else None
     state = ledger.state()
+    server = ledger.server()
     if state is None:
-        return {"round": None, "phase": "not begun", "last_event": last}
+        return {"round": None, "phase": "not begun", "last_event": last, "server": server}
     names = {item.id: item.name for item in ledger.institutions()}
     until = state.deadline_at
     # A market that was resumed within the round waits its whole deadline again.
@@ -40,13 +42,15 @@ def read_status(ledger: Ledger) -> dict[str, Any]:
         else datetime.fromtimestamp(until, UTC).isoformat("T", "seconds"),
         "detail": state.detail,
         "last_event": last,
+        "server": server,
     }
 
 
 def status_lines(status: dict[str, Any]) -> list[str]:
     """Say a market's status in a few lines."""
+    server = f"served by {status['server']}" if status["server"] else "nobody serves it now"
     if status["round"] is None:
-        return ["no round has begun"]
+        return [f"no round has begun; {server}"]
     lines = [
         (
             f"round {status['round']}: {status['phase']}, {len(status['reported'])} of "
@@ -60,4 +64,4 @@ def status_lines(status: dict[str, Any]) -> list[str]:
         lines.append(status["detail"])
     if status["last_event"]:
         lines.append(f"last event: {status['last_event']}")
-    return lines
+    return [*lines, server]

@@ -60,6 +60,10 @@ class Database(ABC):
         """
 
     @abstractmethod
+    def holder(self) -> str | None:
+        """Name the process that is this ledger's server now; None: nobody is."""
+
+    @abstractmethod
     def close(self) -> None:
         """Close all connections and release what `hold` took."""
 

@@ -85,6 +85,13 @@ class Ledger:
         """The ledger's file or URL, without password."""
         return self._database.name
 
+    def server(self) -> str | None:
+        """Name the process that serves this ledger now, as "process PID on HOST"; None: nobody.
+
+        Whoever opened it with `serve` does so until it closes the ledger or dies.
+        """
+        return self._database.holder()
+
     def close(self) -> None:
         """Close the database; the ledger cannot be used afterwards."""
         self._closed = True

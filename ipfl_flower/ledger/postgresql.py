@@ -140,6 +140,12 @@ class PostgreSQL(Database):
             raise held_by(self.name, holder or "another process")
         self._held = connection.execution_options(write=True)
 
+    def holder(self) -> str | None:
+        """Ask who has the advisory lock."""
+        with self.transaction(write=False) as connection:
+            found: str | None = connection.scalar(text(_HOLDER), {"lock": _SERVING})
+        return found
+
     def close(self) -> None:
         """Close all sessions: the server lets go of the lock with the one that took it."""
         if self._held is not None:

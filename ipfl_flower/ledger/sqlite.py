@@ -4,6 +4,7 @@ import fcntl
 import os
 import shutil
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from pathlib import Path
@@ -22,6 +23,8 @@ from ipfl_flower.ledger.guards import sqlite_triggers
 from ipfl_flower.ledger.records import LedgerError
 
 BUSY_TIMEOUT_MS: Final = 10_000
+LOCK_ATTEMPTS: Final = 20
+LOCK_PAUSE_S: Final = 0.05
 
 _PRAGMAS: Final = (
     f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}",
@@ -89,8 +92,7 @@ class SQLite(Database):
 
         The ledger's own file will not do: SQLite's locks on it would be lost with ours.
         """
-        path = self._path.resolve()
-        path = path.with_name(f"{path.name}.lock")
+        path = self._lock_path()
         try:
             file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+")
         except OSError as error:
@@ -98,16 +100,31 @@ class SQLite(Database):
                 f"ledger {self.name}: its lock {path} cannot be opened ({error.strerror}): "
                 "check the folder's permissions"
             ) from error
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not _locked(file):
             holder = file.readline().strip() or "another process"
             file.close()
-            raise held_by(self.name, holder) from error
+            raise held_by(self.name, holder)
         file.truncate()
         file.write(f"{this_process()}\n")
         file.flush()
         self._held = file
+
+    def holder(self) -> str | None:
+        """Try the lock, and let go of it at once."""
+        try:
+            file = self._lock_path().open()
+        except FileNotFoundError:
+            return None
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return file.readline().strip() or "another process"
+        return None
+
+    def _lock_path(self) -> Path:
+        path = self._path.resolve()
+        return path.with_name(f"{path.name}.lock")
 
     def close(self) -> None:
         """Close the file, and let another server have it."""
@@ -237,6 +254,16 @@ def _definitions(connection: Connection) -> Iterator[tuple[str, str]]:
 def _copy_pages(raw: sqlite3.Connection, path: Path) -> None:
     with closing(sqlite3.connect(path)) as target:
         raw.backup(target)
+
+
+def _locked(file: IO[str]) -> bool:
+    """Take the lock; who only looks whether it is taken (`SQLite.holder`) has it for an instant."""
+    for _ in range(LOCK_ATTEMPTS):
+        with suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(LOCK_PAUSE_S)
+    return False
 
 
 def _sync(path: Path) -> None:

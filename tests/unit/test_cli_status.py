@@ -7,6 +7,7 @@ import pytest
 
 from ipfl_flower.cli.status import read_status, status_lines
 from ipfl_flower.ledger import Ledger, Report
+from ipfl_flower.ledger.database import this_process
 from ipfl_flower.market import Terms
 
 IPFL = Path(sysconfig.get_path("scripts")) / "ipfl"
@@ -32,7 +33,7 @@ def wait_for_one(ledger):
 
 
 def test_before_the_first_round_it_says_so(ledger):
-    assert status_lines(read_status(ledger)) == ["no round has begun"]
+    assert status_lines(read_status(ledger)) == ["no round has begun; nobody serves it now"]
 
 
 def test_it_says_whom_a_round_waits_for_and_until_when(ledger):
@@ -43,7 +44,15 @@ def test_it_says_whom_a_round_waits_for_and_until_when(ledger):
         "round 0: COLLECTING, 1 of 3 replied, quorum 2",
         "waiting for birch until 1970-01-12T13:47:40+00:00",
         "cedar: tensor 'w' is missing",
+        "nobody serves it now",
     ]
+
+
+def test_it_says_who_serves_the_market(ledger, tmp_path):
+    wait_for_one(ledger)
+    with Ledger.open(tmp_path / "ledger.db", serve=True):
+        *_, last = status_lines(read_status(ledger))
+        assert last == f"served by {this_process()}"
 
 
 def test_a_resumed_round_waits_its_whole_deadline_again(ledger):

@@ -4,10 +4,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
 from ipfl_flower.ledger import Ledger, LedgerError, upgrade
+from ipfl_flower.ledger.database import this_process
 
 SERVER = """
 import sys
@@ -29,6 +31,34 @@ def test_a_second_server_is_refused_and_readers_are_not(place):
             assert reader.settings == {"a": 1}
     with Ledger.open(place, serve=True) as second:
         assert second.settings == {"a": 1}
+
+
+def test_anyone_can_ask_who_serves(place):
+    with Ledger.open(place) as reader:
+        assert reader.server() is None
+        with Ledger.open(place, serve=True) as server:
+            assert reader.server() == server.server() == this_process()
+        assert reader.server() is None
+        with Ledger.open(place, serve=True):
+            assert reader.server() == this_process()
+
+
+def test_asking_does_not_keep_a_server_out(tmp_path):
+    with Ledger.open(tmp_path / "ledger.db") as reader:
+        over = threading.Event()
+
+        def ask():
+            while not over.is_set():
+                reader.server()
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        try:
+            for _ in range(50):
+                Ledger.open(tmp_path / "ledger.db", serve=True).close()
+        finally:
+            over.set()
+            thread.join()
 
 
 def test_a_killed_server_makes_room_for_the_next(place):
