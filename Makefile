@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 MIN_COVERAGE := 95
 
-.PHONY: install demo test chaos check format bench package lock clean
+.PHONY: install demo test chaos check format proto bench package lock clean
 
 install: $(READY)
 
@@ -38,6 +38,11 @@ check: $(READY)
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# The trainer's stubs, kept in the tree; a test compares them with what this makes.
+proto: $(READY)
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. \
+		ipfl_flower/trainer_api/trainer.proto
 
 bench: $(READY)
 	$(BIN)/python benchmarks/bench_clear.py $(ARGS)

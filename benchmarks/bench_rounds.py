@@ -24,6 +24,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -123,6 +124,8 @@ def remove(folder: Path, keep: str | None = None) -> None:
 def main() -> None:
     """Print what is measured, as it comes, and the tables of it all."""
     options = arguments()
+    # A polite kill ends the fleet, too: each of its processes has a session of its own.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
     cores = len(os.sched_getaffinity(0))
     busy = os.getloadavg()[0]
     print(f"{cores} cores, load {busy:.1f} before we begin; {options.rounds} rounds a case")

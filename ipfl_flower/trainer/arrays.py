@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ipfl_flower.trainer.errors import ArraysError
+from ipfl_flower.trainer_api import Spec
 
 Arrays: TypeAlias = dict[str, NDArray[Any]]
 
@@ -23,6 +24,14 @@ Arrays: TypeAlias = dict[str, NDArray[Any]]
 def floating(model: nn.Module) -> dict[str, Tensor]:
     """Return the state_dict's floating-point entries, sharing memory with the model."""
     return {name: t for name, t in model.state_dict().items() if t.is_floating_point()}
+
+
+def layout(model: nn.Module) -> dict[str, Spec]:
+    """Return dtype and shape of each array that travels, in the state_dict's order."""
+    return {
+        name: Spec(_numpy_dtype(tensor.dtype).name, tuple(tensor.shape))
+        for name, tensor in floating(model).items()
+    }
 
 
 def to_arrays(model: nn.Module) -> Arrays:

@@ -11,9 +11,17 @@ from numpy.typing import NDArray
 from ipfl_flower.tasks import Split
 from ipfl_flower.tasks.base import seeded
 from ipfl_flower.trainer import proximal
-from ipfl_flower.trainer.arrays import Arrays, check_arrays, load_arrays, to_arrays, to_tensors
+from ipfl_flower.trainer.arrays import (
+    Arrays,
+    check_arrays,
+    layout,
+    load_arrays,
+    to_arrays,
+    to_tensors,
+)
 from ipfl_flower.trainer.errors import ArraysError, TrainingError
 from ipfl_flower.trainer.institution import Institution
+from ipfl_flower.trainer_api import Spec
 
 _JUDGED_AT_ONCE = 1024  # samples: bounds the memory of an evaluation
 
@@ -77,6 +85,11 @@ class Learner:
             "samples_validation": float(len(data.validation)),
             "samples_test": float(len(data.test)),
         }
+
+    @property
+    def layout(self) -> dict[str, Spec]:
+        """Dtype and shape of each array of a model of this task."""
+        return layout(self._model)
 
     def check(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Check that arrays are a model of this task; see :func:`check_arrays`."""

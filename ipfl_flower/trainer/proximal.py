@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from ipfl_flower.tasks import Split
+from ipfl_flower.trainer import progress
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,8 @@ def train(
     total = torch.zeros((), device=data.labels.device)
     steps = sgd.steps(len(data))
     model.train()
-    for rows in _batches(len(data), sgd.batch_size, steps):
+    for step, rows in enumerate(_batches(len(data), sgd.batch_size, steps)):
+        progress.report(step, steps)
         value = loss(model(data.inputs[rows]), data.labels[rows])
         gradients = torch.autograd.grad(value, list(trained.values()), materialize_grads=True)
         total += value.detach()

@@ -98,15 +98,27 @@ class Trainer:
     ----------
     institution
         Whose data, model and terms.
+    learner
+        Its model and data, where they are in memory already.
     """
 
-    def __init__(self, institution: Institution) -> None:
+    def __init__(self, institution: Institution, learner: Learner | None = None) -> None:
         self._institution = institution
-        self._learner = Learner(institution)
+        self._learner = Learner(institution) if learner is None else learner
         self._store = Store(institution.state_dir, institution.name)
         self._receipts = Receipts(
             institution.state_dir, institution.operator_key, institution.on_alarm
         )
+
+    @property
+    def institution(self) -> Institution:
+        """Whose requests it serves."""
+        return self._institution
+
+    @property
+    def learner(self) -> Learner:
+        """The institution's model and data."""
+        return self._learner
 
     def fit(self, request: FitRequest) -> FitReply:
         """Serve one request, and commit its outcome to disk before answering.
