@@ -103,9 +103,10 @@ def comparison(outcomes: Sequence[Outcome]) -> list[str]:
 def resources(outcomes: Sequence[Outcome]) -> list[str]:
     """Return the table of bytes, CPU seconds and memory, a line for each case."""
     lines = [
-        "                                 MB a round, by link | CPU s a round, by role (all)"
-        + " " * 21
-        + "| peak MB of one process, by role",
+        (
+            f"{'MB a round, by link':>57} | {'CPU s a round, by role':66}"
+            " | peak MB of one process, by role"
+        ),
         (
             f"{'':30} {' '.join(f'{link:>8}' for link in LINKS)}"
             f" | {'all':>6} {' '.join(f'{role:>9}' for role in ROLES)}"
