@@ -1,28 +1,30 @@
-"""A whole Flower fleet on one machine: SuperLink, executor and SuperNodes as real processes."""
+"""A whole fleet on one machine: SuperLink, executor, trainers and SuperNodes as real processes."""
 
 import json
 import os
 import secrets
+import sys
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from ipfl_flower.cli.certs import make_node_key, make_server_certificates, write_private
 from ipfl_flower.cli.flower import SCRIPTS, FlowerCli
-from ipfl_flower.cli.processes import (
-    ProcessGroup,
-    free_port,
-    wait_for_port,
-)
+from ipfl_flower.cli.processes import LaunchError, ProcessGroup, free_port, wait_for_port
+from ipfl_flower.trainer_api import TrainerClient, TrainerUnreachableError
 
 CONNECTION = "market"
 FLEET_API = "grpc-rere"  # gRPC, request and response
 START_DEADLINE_S = 60.0
+# Trainers that start at the same time share the cores while they load torch.
+TRAINER_DEADLINE_S = 180.0
+TRAINER_PATIENCE_S = 1.0
 
 
 @dataclass(frozen=True)
 class Node:
-    """One institution's SuperNode: its name and its institution file."""
+    """One institution's trainer and SuperNode: their name, and the trainer's institution file."""
 
     name: str
     institution_file: Path
@@ -52,7 +54,10 @@ def environment(home: Path) -> dict[str, str]:
 
 
 class Fleet:
-    """Starts a SuperLink (gRPC fleet, TLS, node authentication) and its SuperNodes on loopback.
+    """Starts a SuperLink (gRPC fleet, TLS, node authentication) and its institutions on loopback.
+
+    An institution is two processes, as on its own machines: a trainer, which has the data, and a
+    SuperNode, which is told nothing but where the trainer listens.
 
     Parameters
     ----------
@@ -60,13 +65,18 @@ class Fleet:
         Holds certificates, keys, logs and Flower's own state; absolute.
     group : ProcessGroup
         Owns the processes; made with the environment that `environment` returns.
+    sockets : Path
+        Where the trainers' Unix sockets go. Their names must be short: a folder for them alone.
     fleet_port : int, optional
         Where the SuperLink's gRPC fleet API listens; a free one by default.
     """
 
-    def __init__(self, folder: Path, group: ProcessGroup, *, fleet_port: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, group: ProcessGroup, sockets: Path, *, fleet_port: int | None = None
+    ) -> None:
         self._folder = folder
         self._group = group
+        self._sockets = sockets
         self._fleet_port = fleet_port
         self._control_port = 0
         self.flower = FlowerCli(group, CONNECTION)
@@ -111,6 +121,38 @@ class Fleet:
         )
         self._write_connection()
 
+    def start_trainer(self, node: Node) -> None:
+        """Start the trainer of `node`; `wait_for_trainer` tells when it has loaded its data."""
+        self._group.start(
+            f"trainer-{node.name}",
+            [
+                *(sys.executable, "-m", "ipfl_flower.trainer.serve", node.institution_file),
+                *("--listen", self._trainer_address(node)),
+            ],
+        )
+
+    def wait_for_trainer(self, node: Node) -> None:
+        """Wait until the trainer of `node` answers.
+
+        Raises
+        ------
+        LaunchError
+            If it ends first, or the deadline passes.
+        """
+        name = f"trainer-{node.name}"
+        end = time.monotonic() + TRAINER_DEADLINE_S
+        with TrainerClient(self._trainer_address(node), patience_s=TRAINER_PATIENCE_S) as client:
+            while True:
+                try:
+                    client.describe(deadline_s=TRAINER_DEADLINE_S)
+                except TrainerUnreachableError as error:
+                    if name in self._group.dead():
+                        raise LaunchError(f"{name} {self._group.dead()[name]}") from error
+                    if time.monotonic() > end:
+                        raise LaunchError(str(error)) from error
+                else:
+                    return
+
     def start_node(self, node: Node) -> None:
         """Make a key for `node`, register it with the SuperLink and start its SuperNode."""
         key = self._folder / "keys" / node.name
@@ -123,9 +165,12 @@ class Fleet:
                 *("--root-certificates", self._certificates.ca),
                 *("--auth-supernode-private-key", key),
                 *("--host", "127.0.0.1", "--port", str(self._free_port())),
-                *("--node-config", f"institution={json.dumps(str(node.institution_file))}"),
+                *("--node-config", f"trainer={json.dumps(self._trainer_address(node))}"),
             ],
         )
+
+    def _trainer_address(self, node: Node) -> str:
+        return f"unix://{self._sockets / node.name}.sock"
 
     def _free_port(self) -> int:
         with self._ports:

@@ -23,6 +23,7 @@ from ipfl_flower.cli.demo import DemoOptions
 from ipfl_flower.cli.receipts import audit_receipts
 from ipfl_flower.ledger import Ledger, State
 
+TRAINER = "ipfl_flower.trainer.serve"
 # What is killed, how often relative to the others, and whether all that it started dies with it,
 # as when its container is killed.
 VICTIMS = {
@@ -30,6 +31,7 @@ VICTIMS = {
     "flwr-serverapp": (3, False),
     "flower-supernode": (4, True),
     "flwr-clientapp": (4, False),
+    TRAINER: (4, False),
 }
 # Long enough to see a ClientApp, which lives for seconds.
 APPEARS_WITHIN_S = 20.0

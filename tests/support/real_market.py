@@ -2,6 +2,7 @@
 
 import subprocess
 import sysconfig
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -65,7 +66,7 @@ class RealMarket:
             time.sleep(0.05)
 
     def processes(self, program: str) -> list[psutil.Process]:
-        """Return the running processes of this market whose command line holds `program`."""
+        """Return the running processes of this market that run a script or module `program`."""
         found = []
         for process in psutil.process_iter():
             try:
@@ -73,7 +74,7 @@ class RealMarket:
                 if (
                     ours
                     and process.status() != psutil.STATUS_ZOMBIE
-                    and any(part.rpartition("/")[2] == program for part in process.cmdline()[:2])
+                    and any(part.rpartition("/")[2] == program for part in process.cmdline()[:3])
                 ):
                     found.append(process)
             except psutil.Error:
@@ -85,9 +86,12 @@ class RealMarket:
 def real_market(options: DemoOptions, folder: Path, **settings: object) -> Iterator[RealMarket]:
     """Start a fleet whose processes are restarted when they end, and `ipfl run` on it."""
     env = environment(folder / "flower")
-    with RestartingGroup(folder / "logs", env) as group:
+    with (
+        tempfile.TemporaryDirectory(prefix="ipfl-") as sockets,
+        RestartingGroup(folder / "logs", env) as group,
+    ):
         files = write_institutions(options, folder)
-        fleet = Fleet(folder, group)
+        fleet = Fleet(folder, group, Path(sockets))
         run_trainer_module(
             group, "initial", "--task", "digits", "--seed", 1, "--out", theta0_file(folder)
         )
