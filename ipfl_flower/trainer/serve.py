@@ -74,7 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         listen = _listen(given)
         options = ServiceOptions(
-            waiting_max=given.waiting_max, waiting_s=given.waiting_s, idle_s=given.idle_s
+            waiting_max=given.waiting_max,
+            waiting_s=given.waiting_s,
+            idle_s=given.idle_s,
+            progress_s=given.progress_s,
         )
         ended = asyncio.run(serve(given.institution, listen, options, grace_s=given.grace_s))
     except (AddressError, InstitutionError, TaskDataError, TaskError) as error:
@@ -112,6 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--waiting-max", type=_count, default=patience.waiting_max)
     parser.add_argument("--waiting-s", type=_seconds, default=patience.waiting_s)
     parser.add_argument("--idle-s", type=_seconds, default=patience.idle_s)
+    parser.add_argument("--progress-s", type=_seconds, default=patience.progress_s)
     parser.add_argument("--grace-s", type=_seconds, default=20.0)
     return parser
 
