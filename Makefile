@@ -48,6 +48,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/bench_clear.py $(ARGS)
 	$(BIN)/python benchmarks/bench_models.py $(ARGS)
 	$(BIN)/python benchmarks/bench_ledger.py
+	$(BIN)/python benchmarks/bench_rounds.py $(ARGS)
 
 # The wheel, in a clean environment: the operator's side, without torch.
 package: $(READY)

@@ -3,6 +3,7 @@
 import json
 import os
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -60,14 +61,20 @@ def play(case: Case, rounds: int, folder: Path, deadline_s: float) -> Outcome:
     env = environment(folder / "flower")
     env["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(APPS)])
     names = [f"institution-{i}" for i in range(case.institutions)]
-    files = {name: write_institution(case, i, folder / name) for i, name in enumerate(names)}
-    with ProcessGroup(folder / "logs", env) as group, Sampler() as sampler:
-        fleet = Fleet(folder, group)
+    nodes = [Node(name, write_institution(case, i, folder / name)) for i, name in enumerate(names)]
+    with (
+        tempfile.TemporaryDirectory(prefix="bench-") as sockets,
+        ProcessGroup(folder / "logs", env) as group,
+        Sampler() as sampler,
+    ):
+        fleet = Fleet(folder, group, Path(sockets))
         fleet.start_superlink()
-        start_nodes(fleet, [Node(name, files[name]) for name in names], group)
         if case.system == "market":
+            start_nodes(fleet, nodes, group)
             app, config, ended = market(case, rounds, folder)
         else:
+            for node in nodes:
+                fleet.start_node(node)
             app, config, ended = plain(case, rounds, folder)
         (folder / "run.toml").write_text(to_toml(config), encoding="utf-8")
         run = fleet.flower.submit(app, folder / "run.toml")
