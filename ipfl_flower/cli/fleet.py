@@ -20,6 +20,8 @@ START_DEADLINE_S = 60.0
 # Trainers that start at the same time share the cores while they load torch.
 TRAINER_DEADLINE_S = 180.0
 TRAINER_PATIENCE_S = 1.0
+# Of each process but the SuperLink: an executor ends when a busy SuperLink fails to answer once.
+RESTARTS_MAX = 5
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,7 @@ class Fleet:
                 *("--runtime-api-address", f"127.0.0.1:{self._control_port}"),
                 *("--superexec-auth-secret-file", secret),
             ],
+            restarts=RESTARTS_MAX,
         )
         self._write_connection()
 
@@ -129,6 +132,7 @@ class Fleet:
                 *(sys.executable, "-m", "ipfl_flower.trainer.serve", node.institution_file),
                 *("--listen", self._trainer_address(node)),
             ],
+            restarts=RESTARTS_MAX,
         )
 
     def wait_for_trainer(self, node: Node) -> None:
@@ -167,6 +171,7 @@ class Fleet:
                 *("--host", "127.0.0.1", "--port", str(self._free_port())),
                 *("--node-config", f"trainer={json.dumps(self._trainer_address(node))}"),
             ],
+            restarts=RESTARTS_MAX,
         )
 
     def _trainer_address(self, node: Node) -> str:
