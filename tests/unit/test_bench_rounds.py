@@ -6,8 +6,14 @@ import pytest
 from bench_rounds import arguments
 from rounds_bench.cases import Case, cases, unfit
 from rounds_bench.outcome import Outcome, comparison, durations, resources
+from rounds_bench.play import read_market, write_institution
 from rounds_bench.sampler import Process, Sample, between, cpu_by_role, role_of
 from rounds_bench.sockets import Counters, listening, parse
+
+from ipfl_flower.cli.processes import LaunchError
+from ipfl_flower.ledger import Ledger, Report, Settlement
+from ipfl_flower.market import Rules, Terms, clear
+from ipfl_flower.trainer import FitRequest, Institution, Trainer
 
 OPEN = (
     "ESTAB 0 0 [::ffff:127.0.0.1]:9092 [::ffff:127.0.0.1]:50000 cubic wscale:10,10 rtt:0.1/0.05 "
@@ -181,3 +187,50 @@ def test_quick_is_two_small_sizes_and_single_values_can_be_given():
     assert (given.institutions, given.mb) == ([6], [1, 500])
     with pytest.raises(SystemExit):
         arguments(["--institutions", "1"])
+
+
+def settled(folder, rounds, distances):
+    """Give the ledger of a market in which three institutions trade at `distances`."""
+    ledger = Ledger.open(str(folder / "ledger.db"))
+    ledger.begin({"bench": "rounds"})
+    for i in range(3):
+        ledger.enrol(f"institution-{i}", bytes([i]))
+    terms, active, rules = (Terms(100, 0.01, 4e4),) * 3, np.ones(3, bool), Rules()
+    digests = ("a", "b", "c")
+    metrics = tuple({"fit_seconds": seconds} for seconds in (0.5, 1.0, 1.5))
+    for number in range(rounds):
+        ledger.open_round(number, range(3), 30.0, 3)
+        if number:
+            ledger.deliver(number - 1)
+        ledger.collect(number)
+        for i in range(3):
+            ledger.report(Report(number, i, terms[i], digests[i], False, metrics[i]))
+        clearing = clear(terms, distances, rules, active)
+        given = (tuple(range(3)), terms, distances, active, rules, clearing, digests, metrics)
+        ledger.commit(Settlement(number, *given))
+    return ledger
+
+
+def test_a_market_is_read_from_its_ledger(tmp_path):
+    with settled(tmp_path, 3, 0.1 * (1 - np.eye(3))) as ledger:
+        found = read_market(ledger, tmp_path)
+    assert found.ends == sorted(found.ends)
+    assert (found.fit_s, found.replies) == ([1.0] * 3, [3] * 3)
+
+
+def test_a_market_in_which_somebody_buys_nothing_is_no_measurement(tmp_path):
+    lonely = np.array([[0.0, 0.1, 1e9], [0.1, 0.0, 1e9], [1e9, 1e9, 0.0]])
+    with (
+        settled(tmp_path, 1, lonely) as ledger,
+        pytest.raises(LaunchError, match="round 0: 2 of 3 institutions bought"),
+    ):
+        read_market(ledger, tmp_path)
+
+
+def test_training_changes_the_whole_model_in_every_round(tmp_path):
+    file = write_institution(Case("market", 2, 0.1), 1, tmp_path / "one")
+    trainer, arrays = Trainer(Institution.load(file)), bench_model.arrays(0.1)
+    for number in range(3):
+        reply = trainer.fit(FitRequest(round=number, initial=bench_model.arrays(0.1)))
+        assert all((reply.arrays[name] != values).all() for name, values in arrays.items())
+        arrays = reply.arrays

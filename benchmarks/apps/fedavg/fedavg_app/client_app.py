@@ -3,7 +3,7 @@
 import time
 
 import torch
-from bench_model.network import LEARNING_RATE, Network, samples
+from bench_model.network import LEARNING_RATE, Network, loss, samples
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
@@ -19,11 +19,11 @@ def train(message: Message, context: Context) -> Message:
     model.load_state_dict(message.content["arrays"].to_torch_state_dict())
     inputs, labels = samples(megabytes, context.node_id)
     optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE)
-    loss = torch.nn.functional.cross_entropy(model(inputs[:1]), labels[:1])
-    loss.backward()
+    value = loss(model(inputs[:1]), labels[:1])
+    value.backward()
     optimizer.step()
     metrics = {
-        "train-loss": float(loss),
+        "train-loss": float(value),
         "num-examples": 1,
         "fit-seconds": time.perf_counter() - began,
     }
