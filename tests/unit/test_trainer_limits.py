@@ -78,7 +78,7 @@ def test_only_the_tasks_named_are_served():
     for limits, asked in ((Limits(), "faces"), (Limits(tasks=("ours",)), "digits")):
         with pytest.raises(LimitError, match=f"asks for task '{asked}', and only '(digits|ours)'"):
             limits.require_task(asked, "digits")
-    with pytest.raises(LimitError, match="set task in market.toml"):
+    with pytest.raises(LimitError, match=r"set task in market\.toml"):
         Limits(tasks=("ours",)).require_task("", "digits")
 
 
