@@ -21,7 +21,7 @@ from ipfl_flower.trainer_api import Spec
 
 Arrays: TypeAlias = dict[str, NDArray[Any]]
 
-DTYPES = {
+DTYPES: dict[torch.dtype, np.dtype[Any]] = {
     torch.float16: np.dtype(np.float16),
     torch.bfloat16: np.dtype(np.int16),
     torch.float32: np.dtype(np.float32),
