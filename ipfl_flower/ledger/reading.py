@@ -2,14 +2,42 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Table, func, select
+from sqlalchemy import ColumnElement, Connection, Table, bindparam, func, select
 
 from ipfl_flower.ledger import tables as t
 from ipfl_flower.ledger.checks import current_state
 from ipfl_flower.ledger.records import LedgerError, RoundState, RoundSummary, State
 from ipfl_flower.ledger.rows import TRANSFER
+
+# Where round ``:number`` stands, built once as in `chain`.
+_NUMBER = bindparam("number", type_=t.rounds.c.number.type)
+_STEPS: Final = (
+    select(
+        t.rounds.c.quorum,
+        t.rounds.c.deadline_s,
+        t.transitions.c.state,
+        t.transitions.c.at,
+        t.transitions.c.detail,
+    )
+    .outerjoin(t.transitions, t.transitions.c.round == t.rounds.c.number)
+    .where(t.rounds.c.number == _NUMBER)
+)
+_ASKED: Final = (
+    select(t.asked.c.institution, t.reports.c.institution.label("reporter"))
+    .outerjoin(
+        t.reports,
+        (t.reports.c.round == t.asked.c.round) & (t.reports.c.institution == t.asked.c.institution),
+    )
+    .where(t.asked.c.round == _NUMBER)
+    .order_by(t.asked.c.institution)
+)
+_REFUSALS: Final = (
+    select(t.refusals.c.institution, t.refusals.c.reason)
+    .where(t.refusals.c.round == _NUMBER)
+    .order_by(t.refusals.c.institution, t.refusals.c.attempt)
+)
 
 
 def read_states(connection: Connection) -> dict[int, set[State]]:
@@ -56,29 +84,25 @@ def read_state(connection: Connection, number: int) -> RoundState:
     LedgerError
         There is no such round, or its transitions make no sense.
     """
-    row = connection.execute(select(t.rounds).where(t.rounds.c.number == number)).first()
-    if row is None:
+    steps = connection.execute(_STEPS, {"number": number}).all()
+    if not steps:
         raise LedgerError(f"there is no round {number}: open it first")
-    steps = select(t.transitions).where(t.transitions.c.round == number)
-    reached = {State(step.state): step for step in connection.execute(steps)}
+    reached = {State(step.state): step for step in steps if step.state is not None}
     state = _newest(number, reached)
-    asked = select(t.asked.c.institution).where(t.asked.c.round == number)
-    reported = select(t.reports.c.institution).where(t.reports.c.round == number)
-    refusals = select(t.refusals.c.institution, t.refusals.c.reason).order_by(
-        t.refusals.c.institution, t.refusals.c.attempt
-    )
-    reporters = sorted(connection.scalars(reported))
-    failed = dict(connection.execute(refusals.where(t.refusals.c.round == number)).all())
+    asked = connection.execute(_ASKED, {"number": number}).all()
+    failed = dict(connection.execute(_REFUSALS, {"number": number}).all())
+    reported = {row.institution for row in asked if row.reporter is not None}
+    quorum, deadline_s = steps[0].quorum, steps[0].deadline_s
     collecting = reached.get(State.COLLECTING)
     return RoundState(
         number=number,
         state=state,
-        asked=tuple(sorted(connection.scalars(asked))),
-        reported=tuple(reporters),
-        failed={i: reason for i, reason in failed.items() if i not in reporters},
-        quorum=row.quorum,
-        deadline_s=row.deadline_s,
-        deadline_at=collecting.at + row.deadline_s if collecting else None,
+        asked=tuple(row.institution for row in asked),
+        reported=tuple(sorted(reported)),
+        failed={i: reason for i, reason in failed.items() if i not in reported},
+        quorum=quorum,
+        deadline_s=deadline_s,
+        deadline_at=collecting.at + deadline_s if collecting else None,
         detail=reached[state].detail,
     )
 

@@ -13,7 +13,7 @@ import numpy as np
 from support.fake_grid import FakeGrid, Faults
 from support.institutions import FakeInstitution, theta0
 
-from ipfl_flower.ledger import Ledger
+from ipfl_flower.ledger import Event, Ledger, RoundSummary, Settlement, State
 from ipfl_flower.market import Terms
 from ipfl_flower.protocol import array_record
 from ipfl_flower.settings import Settings
@@ -93,12 +93,12 @@ class Plan:
         """Draw a plan; every fourth is calm: nothing in it may change what the ledger says."""
         rng = random.Random(seed)
         calm = seed % 4 == 0
-        m = rng.choice((2, 2, 3, 4) if calm else (2, 2, 2, 3, 3, 4, 5, 6))
-        rounds = rng.choice((1, 2) if calm else (1, 2, 2, 3))
+        m = rng.choice((2, 2, 3, 4) if calm else (2, 2, 2, 2, 3, 3, 4, 5, 6))
+        rounds = rng.choice((1, 2) if calm else (1, 1, 2, 2, 2, 3))
         quorum = 1 if calm else rng.randint(1, m)
         market = Market(m, rounds, rng.randrange(len(RULES)), quorum, rng.randrange(2))
         points = (3 + 3 * m) + rounds * (12 + 5 * m)
-        deaths = tuple(rng.randint(1, points) for _ in range(rng.choice((0, 0, 1, 2))))
+        deaths = tuple(rng.randint(1, points) for _ in range(rng.choice((0, 0, 0, 1, 1, 2))))
         if calm:
             chances = {kind: rng.random() for kind in ("delay", "duplicate", "stray")}
             faults = Faults(seed, delay_max_s=15.0, **chances)
@@ -162,10 +162,24 @@ class Outcome:
     heads: dict[int, set[str]]
 
     @cached_property
+    def rounds(self) -> list[RoundSummary]:
+        return self.ledger.rounds()
+
+    @cached_property
+    def settlements(self) -> dict[int, Settlement]:
+        settled = (State.SETTLED, State.DELIVERED)
+        numbers = [item.number for item in self.rounds if item.state in settled]
+        return {number: self.ledger.settlement(number) for number in numbers}
+
+    @cached_property
+    def events(self) -> list[Event]:
+        return self.ledger.events()
+
+    @cached_property
     def happened(self) -> Counter[str]:
         """Count what really happened, by kind."""
-        events = Counter(event.kind for event in self.ledger.events())
-        states = Counter(str(item.state) for item in self.ledger.rounds())
+        events = Counter(event.kind for event in self.events)
+        states = Counter(str(item.state) for item in self.rounds)
         made = Counter(self.grid.made)
         made["death"] = self.lives - 1
         made["calm"] = int(self.plan.calm)
