@@ -22,6 +22,9 @@ TRAINER_DEADLINE_S = 180.0
 TRAINER_PATIENCE_S = 1.0
 # Of each process but the SuperLink: an executor ends when a busy SuperLink fails to answer once.
 RESTARTS_MAX = 5
+# The operator's executor starts one server app a run, and ends, with the server app, when a poll
+# finds the SuperLink's database locked: the fewer the better.
+OPERATOR_POLL_S = 2.0
 
 # glibc: a block of 1 MiB or more (Flower's chunks have 5) goes back to the system when it is
 # freed, also after larger ones were; threads share two heaps instead of eight a processor.
@@ -121,6 +124,7 @@ class Fleet:
         self._group.start(
             "superexec",
             [
+                *("env", f"FLWR_SUPEREXEC_TASK_POLL_INTERVAL={OPERATOR_POLL_S}"),
                 *(SCRIPTS / "flower-superexec", "--root-certificates", files.ca),
                 *("--runtime-api-address", f"127.0.0.1:{self._control_port}"),
                 *("--superexec-auth-secret-file", secret),
