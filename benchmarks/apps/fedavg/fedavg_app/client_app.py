@@ -23,7 +23,7 @@ def train(message: Message, context: Context) -> Message:
     value.backward()
     optimizer.step()
     metrics = {
-        "train-loss": float(value),
+        "train-loss": value.item(),
         "num-examples": 1,
         "fit-seconds": time.perf_counter() - began,
     }
