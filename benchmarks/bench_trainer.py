@@ -93,7 +93,7 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, float]:
         threads=given.threads,
         leaving=False,
         terms=Terms(samples=64, cost=0.05, eagerness=5000.0),
-        sgd=Sgd(iterations=4, batch_size=16, learning_rate=0.01, momentum=given.momentum),
+        sgd=Sgd(iterations=2, batch_size=16, learning_rate=0.01, momentum=given.momentum),
         task=WideDigits.from_options(**options),
     )
     imported = memory_mib("VmRSS")

@@ -55,8 +55,7 @@ def find_task(name: str) -> type[Task]:
     if ":" not in name:
         if name not in TASKS:
             raise TaskError(
-                f"task.name {name!r} is not known: choose from {', '.join(sorted(TASKS))}, or "
-                "name a class of your own as package.module:Class"
+                f"task.name {name!r} is not known: choose from {', '.join(sorted(TASKS))}"
             )
         return TASKS[name]
     module, _, attribute = name.partition(":")

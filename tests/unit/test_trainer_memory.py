@@ -27,4 +27,5 @@ def test_a_round_with_a_centre_takes_less_than_three_models(start):
 
 
 def test_momentum_takes_one_more():
-    assert 3 < peak("--momentum", "0.9") < 4
+    # Layers above 32 MiB: smaller blocks stay with malloc when they are freed.
+    assert 3 < peak("--momentum", "0.9", "--layers", "4") < 4
