@@ -30,6 +30,8 @@ COST = 0.05
 # λ fits the data, not the mechanism: at its own 1 the paper's market buys across groups here.
 DISTANCE_WEIGHT = {"paper": 2.0}
 COMMAND_DEADLINE_S = 300.0
+# A busy SuperLink may fail to answer once or twice.
+PATIENCE_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,8 @@ def _run_market(
         f"Flower run {run} ({time.monotonic() - started:.0f} s to start)",
         soft_wrap=True,
     )
-    Watch(str(folder / "ledger.db"), group, fleet.flower, options.rounds, console).follow(run)
+    ledger, rounds = str(folder / "ledger.db"), options.rounds
+    Watch(ledger, group, fleet.flower, rounds, console, patience_s=PATIENCE_S).follow(run)
     with console.status("the same steps alone, and with FedAvg"):
         printed = run_trainer_module(
             group,
