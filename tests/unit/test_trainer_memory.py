@@ -21,11 +21,13 @@ def peak(*arguments):
 
 
 # Model, centre and one gradient in eight; about 60 MiB of what torch loads to compute.
+@pytest.mark.timeout(300)  # a machine that others use takes minutes
 @pytest.mark.parametrize("start", ["own", "centre"])
 def test_a_round_with_a_centre_takes_less_than_three_models(start):
     assert 2 < peak("--start", start) < 3
 
 
+@pytest.mark.timeout(300)
 def test_momentum_takes_one_more():
     # Layers above 32 MiB: smaller blocks stay with malloc when they are freed.
     assert 3 < peak("--momentum", "0.9", "--layers", "4") < 4
