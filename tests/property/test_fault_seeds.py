@@ -66,7 +66,7 @@ def named(seed):
         ) from error
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("first", range(OFFSET, OFFSET + SEEDS, BLOCK))
 def test_whatever_happens_the_ledger_holds(arena, first):
     happened = Counter()
