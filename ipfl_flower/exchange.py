@@ -54,12 +54,31 @@ def pause_s(poll_s: float, pulls: int) -> float:
 
 @dataclass
 class _Waiting:
-    """A node that has not answered: its messages, when it connected, since when it is away."""
+    """A node that has not answered.
+
+    Attributes
+    ----------
+    activated : str
+        When it connected, as Flower writes it.
+    message_ids : list of str
+        What it was asked.
+    away_since : float or None
+        Since when it is offline.
+    attempts : int
+        How often it was asked because something befell the message.
+    reply_lost : bool
+        Whether a pull of its reply failed within the SuperLink, which may have taken the reply for
+        delivered by then, and doesn't deliver twice.
+    losses : int
+        How often it was asked because of that.
+    """
 
     activated: str
     message_ids: list[str] = field(default_factory=list)
     away_since: float | None = None
     attempts: int = 1
+    reply_lost: bool = False
+    losses: int = 0
 
 
 @dataclass
@@ -118,6 +137,8 @@ class Exchange:
     def replies(self) -> Iterator[Message]:
         """Yield the first reply of each node, until all have answered or the deadline passes.
 
+        There is a last look after the deadline, for what came since the one before.
+
         Raises
         ------
         httpx.HTTPStatusError
@@ -125,21 +146,23 @@ class Exchange:
         """
         end = self.clock.monotonic() + self.deadline_s
         nodes_read = self.clock.monotonic()
-        while self._waiting and self.clock.monotonic() < end:
+        while self._waiting:
+            over = self.clock.monotonic() >= end
             pulls = batches(self._awaited(), self.model_bytes)
             came = False
             for message_ids in pulls:
                 for reply in self._pull(message_ids):
                     came = True
                     yield reply
-                if self.clock.monotonic() >= end:
-                    return
+            if over:
+                return
             if came:
                 continue
             if self.clock.monotonic() - nodes_read >= NODES_EVERY_S:
                 self._look_who_is_back()
                 nodes_read = self.clock.monotonic()
-            self.clock.sleep(pause_s(self.poll_s, len(pulls)))
+            left_s = max(0.0, end - self.clock.monotonic())
+            self.clock.sleep(min(pause_s(self.poll_s, len(pulls)), left_s))
 
     def node(self, reply: Message) -> int | None:
         """Return the node that `reply` answers for: an error of Flower's own names no node."""
@@ -193,6 +216,9 @@ class Exchange:
                 self._failing_since = now
             if not error.response.is_server_error or now - self._failing_since > FAILING_S_MAX:
                 raise
+            for message_id in message_ids:
+                if (waiting := self._waiting.get(self._node_of[message_id])) is not None:
+                    waiting.reply_lost = True
             return ()
         self._failing_since = None
         return replies
@@ -206,14 +232,21 @@ class Exchange:
         return message is not None and self._push(message)
 
     def _look_who_is_back(self) -> None:
-        """Ask again who restarted, for a message is delivered once; give up who stays away."""
+        """Ask again who restarted, for a message is delivered once; give up who stays away.
+
+        So is a reply: who may have given one that was lost is asked again, too. An institution
+        answers from its disk what it has trained already.
+        """
         nodes = {node.node_id: node for node in self.grid.get_nodes()}
         for number, waiting in list(self._waiting.items()):
             node = nodes.get(number)
             if node is not None and node.status == "online":
                 waiting.away_since = None
-                if node.last_activated_at != waiting.activated:
-                    waiting.activated = node.last_activated_at
+                restarted = node.last_activated_at != waiting.activated
+                lost = waiting.reply_lost and waiting.losses < ATTEMPTS_MAX
+                waiting.activated, waiting.reply_lost = node.last_activated_at, False
+                waiting.losses += lost
+                if restarted or lost:
                     self._ask_again(number)
             elif waiting.away_since is None:
                 waiting.away_since = self.clock.monotonic()

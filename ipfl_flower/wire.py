@@ -105,7 +105,10 @@ def _joined(name: str, keys: list[str], record: ArrayRecord, *, keep: bool) -> N
         if head.ndim == 0 or (head.dtype, head.shape[1:]) != (first.dtype, first.shape[1:]):
             raise ProtocolError(f"piece {reprlib.repr(key)} does not fit the first of its tensor")
     lengths = [len(head) for head in heads]
-    tensor = np.empty((sum(lengths), *first.shape[1:]), first.dtype)
+    try:
+        tensor = np.empty((sum(lengths), *first.shape[1:]), first.dtype)
+    except (ValueError, OverflowError) as error:  # empty pieces can claim any length
+        raise ProtocolError(f"tensor {reprlib.repr(name)} can't be read: {error}") from error
     del first, head, heads
     end = 0
     for key, length in zip(keys, lengths, strict=True):
@@ -123,10 +126,14 @@ def _tensor(name: str, array: Array) -> NDArray[Any]:
     except Exception as error:  # the parser of headers raises whatever it comes across
         raise ProtocolError(f"tensor {reprlib.repr(name)} can't be read: {error}") from error
     came = len(array.data) - stream.tell()
-    count = math.prod(shape)
-    if dtype.hasobject or min(shape, default=0) < 0 or count * dtype.itemsize != came:
+    wrong = dtype.hasobject or any(type(n) is not int or n < 0 for n in shape)
+    if wrong or (count := math.prod(shape)) * dtype.itemsize != came:
         raise ProtocolError(
-            f"tensor {reprlib.repr(name)} can't be read: {came} bytes for shape {shape} of {dtype}"
+            f"tensor {reprlib.repr(name)} can't be read: {came} bytes for shape "
+            f"{reprlib.repr(shape)} of {dtype}"
         )
-    values = np.frombuffer(array.data, dtype, count, offset=stream.tell())
-    return values.reshape(shape, order="F" if fortran_order else "C")
+    try:
+        values = np.frombuffer(array.data, dtype, count, offset=stream.tell())
+        return values.reshape(shape, order="F" if fortran_order else "C")
+    except (ValueError, TypeError, OverflowError) as error:  # shapes that only emptiness allows
+        raise ProtocolError(f"tensor {reprlib.repr(name)} can't be read: {error}") from error

@@ -143,6 +143,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--seed", type=int, default=time.time_ns() % 10**6)
     arguments = parser.parse_args()
+    for number in (signal.SIGINT, signal.SIGTERM):  # whatever was started is ended
+        signal.signal(number, signal.default_int_handler)
     until = time.monotonic() + 60 * arguments.minutes
     options = DemoOptions(rounds=arguments.rounds, institutions=arguments.institutions)
     say = partial(print, flush=True)

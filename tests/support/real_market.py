@@ -71,13 +71,14 @@ class RealMarket:
         for process in psutil.process_iter():
             try:
                 ours = str(self.folder) in process.environ().get("FLWR_HOME", "")
-                if (
-                    ours
-                    and process.status() != psutil.STATUS_ZOMBIE
-                    and any(part.rpartition("/")[2] == program for part in process.cmdline()[:3])
-                ):
+                if not ours or process.status() == psutil.STATUS_ZOMBIE:
+                    continue
+                # The interpreter, and what it runs; what a supervisor runs is not the supervisor.
+                _, script, *rest = process.cmdline()
+                runs = rest[0] if script == "-m" else script.rpartition("/")[2]
+                if runs == program:
                     found.append(process)
-            except psutil.Error:
+            except (psutil.Error, ValueError, IndexError):
                 continue
         return found
 

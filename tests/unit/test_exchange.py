@@ -6,6 +6,7 @@ from flwr.app import Error, Message, RecordDict
 from support.fake_grid import FakeGrid
 
 from ipfl_flower.exchange import (
+    ATTEMPTS_MAX,
     FAILING_S_MAX,
     PULL_BYTES,
     PULL_IDS_MAX,
@@ -99,14 +100,25 @@ def test_a_second_answer_of_a_node_is_dropped():
     assert sorted(nodes) == sorted(grid.nodes)
 
 
-def test_after_the_deadline_no_further_pull_is_made():
-    grid = CountingGrid(five())
+def test_after_the_deadline_there_is_one_last_look():
+    grid = CountingGrid(five(b=lambda message: None))
     exchange = an_exchange(grid, model_bytes=PULL_BYTES, deadline_s=5.0)
     replies = exchange.replies()
     next(replies)
-    grid.now += 10.0  # putting it into the bank took long
-    assert list(replies) == []
-    assert len(grid.pulls) == 1
+    grid.now += 10.0  # putting it into the bank took long: what came meanwhile counts
+    assert len(list(replies)) == 3
+    pulls = [message_id for ids in grid.pulls for message_id in ids]
+    assert pulls.count(grid.sent[1].metadata.message_id) == 2
+
+
+@pytest.mark.parametrize("came_at", [9.5, 10.0])
+def test_a_reply_that_came_in_time_counts_however_many_are_waited_for(came_at):
+    """Many large models: a look takes many pulls, and the pause after it is long."""
+    grid = CountingGrid({f"n{k}": lambda message: None for k in range(200)})
+    exchange = an_exchange(grid, model_bytes=PULL_BYTES, deadline_s=10.0)
+    grid.at(came_at, lambda: grid._ready.append((grid.now, answer(grid.sent[150]))))
+    assert [exchange.node(reply) for reply in exchange.replies()] == [list(grid.nodes)[150]]
+    assert grid.now == pytest.approx(10.0)
 
 
 class FailingGrid(CountingGrid):
@@ -127,6 +139,37 @@ def test_a_superlink_whose_database_was_locked_is_asked_again():
     grid.until = FAILING_S_MAX - 1
     exchange = an_exchange(grid, model_bytes=PULL_BYTES)
     assert {exchange.node(reply) for reply in exchange.replies()} == set(grid.nodes)
+
+
+class LosingGrid(CountingGrid):
+    """The SuperLink takes the replies of its first pulls for delivered, and then fails."""
+
+    losses = 1
+
+    def pull_messages(self, message_ids):
+        replies = super().pull_messages(message_ids)
+        if self.losses:
+            self.losses -= 1
+            request = httpx.Request("POST", "https://superlink/pull")
+            response = httpx.Response(500, request=request)
+            raise httpx.HTTPStatusError("database is locked", request=request, response=response)
+        return replies
+
+
+def test_whose_reply_was_lost_with_a_pull_is_asked_again():
+    grid = LosingGrid(five())
+    exchange = an_exchange(grid, model_bytes=1000, remake=asked)
+    assert {exchange.node(reply) for reply in exchange.replies()} == set(grid.nodes)
+    assert len(grid.sent) == 10
+    assert grid.now < 10
+
+
+def test_it_is_not_asked_for_ever():
+    grid = LosingGrid(five())
+    grid.losses = 100
+    exchange = an_exchange(grid, model_bytes=1000, remake=asked, deadline_s=20.0)
+    assert list(exchange.replies()) == []
+    assert len(grid.sent) == 5 * (1 + ATTEMPTS_MAX)
 
 
 def test_a_superlink_that_only_fails_is_given_up_long_before_the_deadline():

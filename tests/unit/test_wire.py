@@ -95,6 +95,42 @@ def test_pieces_that_do_not_make_a_tensor_are_refused(damage, said):
         read_arrays(record, keep=False)
 
 
+def header(shape, descr="<f4"):
+    """Return the bytes of an .npy file without values: its header alone."""
+    text = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {shape}, }}"
+    text += " " * (-(len(text) + 11) % 64) + "\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
+
+
+def named(shape, descr="<f4", key="w"):
+    return {key: Array("float32", (0,), "numpy.ndarray", header(shape, descr))}
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        named("(18446744073709551616, 0)"),
+        named("(0, 1099511627776, 1099511627776, 1099511627776)"),
+        named("(" + "0, " * 70 + ")"),
+        named("(True,)", "|S0"),
+        named("(3,)", "|S0"),
+        named("(0,)", "|O"),
+        named("(-1, 0)"),
+        named("(0,)", "(2,)<f4"),
+        named("(4611686018427387904, 0)", key="w#0/2")
+        | named("(4611686018427387904, 0)", key="w#1/2"),
+    ],
+)
+def test_whatever_a_header_claims_it_is_read_or_refused(arrays):
+    record = ArrayRecord(arrays)
+    try:
+        read = read_arrays(record, keep=False)
+    except ProtocolError as error:
+        assert "'w" in str(error)
+    else:  # nothing was there, and nothing is read
+        assert read["w"].nbytes == 0
+
+
 def test_a_reply_that_was_read_or_refused_holds_its_model_no_more():
     institution = FakeInstitution(seed=0)
     request = Request(0, train=True, role="initial", arrays=MODEL, coefficient=0.0, start="own")
