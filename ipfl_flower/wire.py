@@ -126,7 +126,7 @@ def _tensor(name: str, array: Array) -> NDArray[Any]:
     except Exception as error:  # the parser of headers raises whatever it comes across
         raise ProtocolError(f"tensor {reprlib.repr(name)} can't be read: {error}") from error
     came = len(array.data) - stream.tell()
-    wrong = dtype.hasobject or any(type(n) is not int or n < 0 for n in shape)
+    wrong = dtype.hasobject or dtype.subdtype or any(type(n) is not int or n < 0 for n in shape)
     if wrong or (count := math.prod(shape)) * dtype.itemsize != came:
         raise ProtocolError(
             f"tensor {reprlib.repr(name)} can't be read: {came} bytes for shape "

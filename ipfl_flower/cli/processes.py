@@ -142,7 +142,7 @@ class ProcessGroup:
         """Start again what has ended and may be; return what was done, a line each."""
         lines = []
         for name, how in self.dead().items():
-            command, left = self._restarts[name]
+            command, left = self._restarts.get(name, ((), 0))
             if left > 0:
                 self._former.append(self._children[name].pid)
                 self.start(name, command, restarts=left - 1)

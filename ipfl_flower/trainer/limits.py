@@ -34,7 +34,7 @@ class Limits(BaseModel):
     share_metrics
         Whether metrics go with the model.
     rounds_a_day
-        How many rounds it trains within 24 hours; None: any number.
+        How often it begins to train a round within 24 hours; None: any number.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -78,13 +78,13 @@ class Limits(BaseModel):
                 "task in market.toml, or limits.tasks in institution.toml"
             )
 
-    def require_round(self, began: Sequence[float]) -> None:
+    def require_round(self, begun: Sequence[float]) -> None:
         """Check that one more round may be trained now.
 
         Parameters
         ----------
-        began
-            When the rounds of the last day were trained, seconds since 1970.
+        begun
+            When those of the last day were begun, seconds since 1970.
 
         Raises
         ------
@@ -92,10 +92,10 @@ class Limits(BaseModel):
             There were as many as may be.
         """
         most = self.rounds_a_day
-        if most is not None and len(began) >= most:
-            left_s = max(0.0, sorted(began)[-most] + DAY_S - time.time())
+        if most is not None and len(begun) >= most:
+            left_s = max(0.0, sorted(begun)[-most] + DAY_S - time.time())
             raise LimitError(
-                f"{len(began)} rounds were trained in 24 hours, limits.rounds_a_day is {most}: ask "
+                f"{len(begun)} rounds were begun in 24 hours, limits.rounds_a_day is {most}: ask "
                 f"again in {left_s / 60:.0f} minutes"
             )
 
@@ -103,7 +103,7 @@ class Limits(BaseModel):
 NO_LIMITS = Limits()
 
 
-def of_last_day(began: Sequence[float]) -> list[float]:
+def of_last_day(moments: Sequence[float]) -> list[float]:
     """Return those of the moments that lie within the last 24 hours."""
     since = time.time() - DAY_S
-    return [moment for moment in began if moment > since]
+    return [moment for moment in moments if moment > since]

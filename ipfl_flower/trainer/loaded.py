@@ -58,7 +58,7 @@ class LoadedInstitution:
             return self._trainer
         institution = Institution.load(self._path)
         if self._trainer is None:
-            self._lock = _lock(institution.state_dir)
+            self._lock = self._lock or _lock(institution.state_dir)
             self._trainer = Trainer(institution)
         else:
             self._trainer = self._renewed(self._trainer, institution, content)

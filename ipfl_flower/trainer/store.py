@@ -68,8 +68,9 @@ class State(BaseModel):
         What was replied in the last round.
     initial
         The file of θ⁰, from which the first round began.
-    fitted
-        When the rounds of the last day were trained, seconds since 1970.
+    begun
+        When the training of rounds was begun within a day, seconds since 1970; kept where the
+        institution limits it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -80,7 +81,7 @@ class State(BaseModel):
     best: Kept | None = None
     metrics: dict[str, float] = Field(default_factory=dict)
     initial: str | None = Field(default=None, pattern=_FILE)
-    fitted: list[float] = Field(default_factory=list)
+    begun: list[float] = Field(default_factory=list)
 
     def new_file(self, content: Literal["trained", "centre", "private", "initial"]) -> str:
         """Name a model file of the next commit; no earlier commit has used the name."""
@@ -151,7 +152,7 @@ class Store:
                 "an empty state_dir"
             ) from error
 
-    def commit(self, state: State, models: Mapping[str, Mapping[str, NDArray[Any]]]) -> None:
+    def commit(self, state: State, models: Mapping[str, Mapping[str, NDArray[Any]]]) -> State:
         """Make ``state`` the current one, durably, and drop the files that it doesn't name.
 
         Parameters
@@ -161,6 +162,11 @@ class Store:
         models
             New parts of models by file name, written from the memory where they lie; those that
             ``state`` doesn't name are passed over.
+
+        Returns
+        -------
+        State
+            As it was written, from which the next is derived.
 
         Raises
         ------
@@ -186,6 +192,7 @@ class Store:
                 f"{self._folder} can't be written ({error.strerror}): free space on its disk, or "
                 "let this process write there"
             ) from error
+        return committed
 
     def _write_state(self, state: State) -> None:
         """Replace ``state.json``: the commit."""

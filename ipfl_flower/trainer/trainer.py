@@ -19,6 +19,11 @@ from ipfl_flower.trainer.receipts import Receipts
 from ipfl_flower.trainer.store import Kept, State, Store
 from ipfl_flower.trainer.upload import add_noise, clip, noise_seed
 
+_NO_ORIGIN = (
+    "limits.clip_norm needs the initial model, which was not kept when this institution joined: "
+    "set it with an empty state_dir, at the start of a market"
+)
+
 
 @dataclass(frozen=True)
 class FitRequest:
@@ -165,8 +170,7 @@ class Trainer:
             self._store.read(last.file, self._learner.shared)
             return self._reply(request, state, state.metrics)
         if request.train:
-            state = state.model_copy(update={"fitted": of_last_day(state.fitted)})
-            self._require_limits(state, request)
+            state = self._begun(state, request)
 
         candidates: dict[str, Mapping[str, NDArray[Any]]] = {}
         metrics = self._learner.sizes | {"receipt_alarms": float(alarms)}
@@ -189,7 +193,6 @@ class Trainer:
             if initial is not None and state.initial is None:
                 state = state.model_copy(update={"initial": state.new_file("initial")})
                 candidates[state.new_file("initial")] = initial
-            state = state.model_copy(update={"fitted": [*state.fitted, time.time()]})
             loss = self._train(request, last, centre)
             scores = self._learner.trained_scores(round_number=request.round)
             private = self._learner.private_arrays()
@@ -228,22 +231,29 @@ class Trainer:
     def _protect(self, number: int, state: State) -> None:
         """Clip and blur the model in memory as the limits say; that on the disk stays as it is."""
         limits, shared = self._institution.limits, self._learner.shared
-        if limits.clip_norm is not None and state.initial is not None:
+        if limits.clip_norm is not None:
+            if state.initial is None:
+                raise LimitError(_NO_ORIGIN)
             origin = {name: torch.empty_like(tensor) for name, tensor in shared.items()}
             self._store.read(state.initial, origin)
             clip(shared, origin, limits.clip_norm)
         if limits.noise_std > 0:
-            add_noise(shared, limits.noise_std, noise_seed(self._institution.state_dir, number))
+            seed = noise_seed(self._institution.state_dir, number, limits)
+            add_noise(shared, limits.noise_std, seed)
 
-    def _require_limits(self, state: State, request: FitRequest) -> None:
-        """Check what can be checked before anything is trained."""
+    def _begun(self, state: State, request: FitRequest) -> State:
+        """Check the limits before anything is trained, and note that a round is begun."""
         limits = self._institution.limits
-        limits.require_round(state.fitted)
         if limits.clip_norm is not None and state.initial is None and request.initial is None:
-            raise LimitError(
-                "limits.clip_norm needs the initial model, which was not kept when this "
-                "institution joined: set it with an empty state_dir, at the start of a market"
-            )
+            raise LimitError(_NO_ORIGIN)
+        if limits.rounds_a_day is None:
+            return state
+        begun = of_last_day(state.begun)
+        limits.require_round(begun)
+        # On the disk before it is trained: one that fails, or is cut off, was one, too.
+        return self._store.commit(
+            state.model_copy(update={"begun": [*begun, time.time()]}), models={}
+        )
 
     def _restore_private(self, last: Kept | None) -> None:
         """Put the private part of the model trained last in place."""

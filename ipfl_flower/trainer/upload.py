@@ -12,6 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ipfl_flower.trainer.limits import Limits
+
 KEY_BYTES = 32
 
 
@@ -48,14 +50,16 @@ def add_noise(tensors: Mapping[str, Tensor], std: float, seed: int) -> None:
         tensor.copy_(tensor.float() + noise.to(tensor.device))
 
 
-def noise_seed(state_dir: Path, round_number: int) -> int:
+def noise_seed(state_dir: Path, round_number: int, limits: Limits) -> int:
     """Return the seed of a round's noise: who is asked for the round again sends the same model.
 
     It is derived from a secret that is made at the first call and never leaves ``state_dir``;
-    whoever knew the seed could take the noise off.
+    whoever knew the seed could take the noise off. So could who saw the same noise twice at
+    different strengths: under other limits it is another.
     """
-    key = _key(state_dir / "noise.key") + round_number.to_bytes(8, "big")
-    return int.from_bytes(hashlib.sha256(key).digest()[:8], "big") >> 1
+    under = f"{round_number} {limits.noise_std!r} {limits.clip_norm!r}".encode()
+    digest = hashlib.sha256(_key(state_dir / "noise.key") + under).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
 
 
 def _key(path: Path) -> bytes:

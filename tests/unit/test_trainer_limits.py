@@ -7,7 +7,7 @@ import pytest
 
 from ipfl_flower.market import Terms
 from ipfl_flower.tasks import load_task
-from ipfl_flower.trainer import FitRequest, Institution, InstitutionError, Trainer
+from ipfl_flower.trainer import FitRequest, Institution, InstitutionError, Trainer, TrainingError
 from ipfl_flower.trainer import limits as limits_module
 from ipfl_flower.trainer.errors import LimitError
 from ipfl_flower.trainer.initial import initial_model
@@ -148,9 +148,29 @@ def test_rounds_a_day_are_counted_and_asking_again_is_not_one(institution, monke
     fit(twice, 2)
 
 
+def test_a_round_that_fails_counts(institution):
+    once = limited(institution, rounds_a_day=1)
+    far = {name: np.full_like(array, 1e30) for name, array in THETA_0.items()}
+    with pytest.raises(TrainingError):
+        Trainer(once).fit(FitRequest(round=0, initial=far))
+    with pytest.raises(LimitError, match="1 rounds were begun"):
+        fit(once)
+
+
+def test_noise_cannot_be_taken_off_by_asking_under_other_limits(institution):
+    free = update(fit(limited(institution, "free")).arrays).copy()
+    noises = []
+    for std in (0.01, 0.1):
+        sent = update(fit(limited(institution, noise_std=std)).arrays)
+        noises.append((sent - free) / std)
+    assert abs(np.corrcoef(*noises)[0, 1]) < 0.2
+
+
 def test_clipping_needs_the_model_that_the_market_began_with(institution):
     fit(institution)
     store = Store(institution.state_dir, "clinic")
     store.commit(store.state().model_copy(update={"initial": None}), {})
     with pytest.raises(LimitError, match="clip_norm needs the initial model"):
         Trainer(limited(institution, clip_norm=1.0)).fit(FitRequest(round=1))
+    with pytest.raises(LimitError, match="clip_norm needs the initial model"):  # asked again
+        Trainer(limited(institution, clip_norm=1.0)).fit(FitRequest(round=0))
