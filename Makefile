@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 MIN_COVERAGE := 95
 
-.PHONY: install demo test chaos check format proto bench package lock clean
+.PHONY: install demo test chaos check format proto bench package images lock clean
 
 install: $(READY)
 
@@ -62,6 +62,16 @@ package: $(READY)
 	cd build && wheel-venv/bin/python -c 'import server_app, sys; assert "torch" not in sys.modules'
 	cd build && wheel-venv/bin/python -c 'from pathlib import Path; from ipfl_flower.cli.bundle import stage_app; print(stage_app(Path("staged").resolve()))'
 	build/wheel-venv/bin/flwr build --app build/staged && rm -f *.fab
+
+# One image a Dockerfile in docker/: ipfl-supernode:TAG. Their layers are kept by the engine.
+TAG ?= latest
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+REVISION = $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
+images: $(patsubst docker/%.Dockerfile,image-%,$(wildcard docker/*.Dockerfile))
+
+image-%: docker/%.Dockerfile
+	docker build --network host --file $< --tag ipfl-$*:$(TAG) \
+		--build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) .
 
 # What was installed and tested here, for others to install the same.
 lock: $(READY)

@@ -15,6 +15,7 @@ from ipfl_flower.cli.processes import LaunchError, ProcessGroup, free_port, wait
 from ipfl_flower.trainer_api import TrainerClient, TrainerUnreachableError
 
 CONNECTION = "market"
+LOOPBACK = "127.0.0.1"
 FLEET_API = "grpc-rere"  # gRPC, request and response
 START_DEADLINE_S = 60.0
 # Trainers that start at the same time share the cores while they load torch.
@@ -77,26 +78,45 @@ class Fleet:
         Owns the processes; made with the environment that `environment` returns.
     sockets : Path
         Where the trainers' Unix sockets go. Their names must be short: a folder for them alone.
+    fleet_host : str
+        Where the SuperLink's gRPC fleet API listens: an address of this machine. Everything else
+        stays on loopback.
     fleet_port : int, optional
-        Where the SuperLink's gRPC fleet API listens; a free one by default.
+        Its port; a free one by default.
     """
 
     def __init__(
-        self, folder: Path, group: ProcessGroup, sockets: Path, *, fleet_port: int | None = None
+        self,
+        folder: Path,
+        group: ProcessGroup,
+        sockets: Path,
+        *,
+        fleet_host: str = LOOPBACK,
+        fleet_port: int | None = None,
     ) -> None:
         self._folder = folder
         self._group = group
         self._sockets = sockets
+        self._fleet_host = fleet_host
         self._fleet_port = fleet_port
         self._control_port = 0
         self.flower = FlowerCli(group, CONNECTION)
         self.transport = f"{FLEET_API} over TLS, authenticated nodes"
-        self._certificates = make_server_certificates(
-            folder / "certificates", ["127.0.0.1", "localhost"]
-        )
+        hosts = dict.fromkeys([LOOPBACK, "localhost", fleet_host])
+        self._certificates = make_server_certificates(folder / "certificates", list(hosts))
         # Ports are chosen right before something binds them, one at a time, and never twice.
         self._ports = threading.Lock()
         self._used: set[int] = set()
+
+    @property
+    def ca(self) -> Path:
+        """The certificate that institutions check the SuperLink's against."""
+        return self._certificates.ca
+
+    @property
+    def fleet_address(self) -> str:
+        """Where SuperNodes connect, once the SuperLink has been started."""
+        return f"{self._fleet_host}:{self._fleet_port}"
 
     def start_superlink(self) -> None:
         """Start the SuperLink and the executor of the server app, and wait until it listens."""
@@ -110,7 +130,7 @@ class Fleet:
             [
                 *(SCRIPTS / "flower-superlink", "--isolation", "process"),
                 *("--fleet-api-type", FLEET_API),
-                *("--fleet-api-address", f"127.0.0.1:{fleet_port}"),
+                *("--fleet-api-address", self.fleet_address),
                 *("--host", "127.0.0.1", "--port", str(self._control_port)),
                 *("--ssl-ca-certfile", files.ca, "--ssl-certfile", files.certificate),
                 *("--ssl-keyfile", files.key, "--enable-supernode-auth"),
@@ -119,8 +139,8 @@ class Fleet:
                 "--disable-runtime-dependency-installation",
             ],
         )
-        for port in (fleet_port, self._control_port):
-            wait_for_port(port, self._group, "superlink", deadline_s=START_DEADLINE_S)
+        for host, port in ((self._fleet_host, fleet_port), (LOOPBACK, self._control_port)):
+            wait_for_port(port, self._group, "superlink", deadline_s=START_DEADLINE_S, host=host)
         self._group.start(
             "superexec",
             [
@@ -174,7 +194,7 @@ class Fleet:
         self._group.start(
             f"supernode-{node.name}",
             [
-                *(SCRIPTS / "flower-supernode", "--superlink", f"127.0.0.1:{self._fleet_port}"),
+                *(SCRIPTS / "flower-supernode", "--superlink", self.fleet_address),
                 *("--root-certificates", self._certificates.ca),
                 *("--auth-supernode-private-key", key),
                 *("--host", "127.0.0.1", "--port", str(self._free_port())),

@@ -226,8 +226,10 @@ def require_free(port: int, option: str) -> None:
             ) from error
 
 
-def wait_for_port(port: int, group: ProcessGroup, name: str, *, deadline_s: float) -> None:
-    """Wait until `name` accepts connections on loopback `port`.
+def wait_for_port(
+    port: int, group: ProcessGroup, name: str, *, deadline_s: float, host: str = "127.0.0.1"
+) -> None:
+    """Wait until `name` accepts connections on `port` of this machine's address `host`.
 
     Raises
     ------
@@ -239,7 +241,7 @@ def wait_for_port(port: int, group: ProcessGroup, name: str, *, deadline_s: floa
         how = group.dead().get(name)
         if how is not None:
             raise LaunchError(f"{name} {how}")
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1.0):
+        with contextlib.suppress(OSError), socket.create_connection((host, port), 1.0):
             return
         time.sleep(0.1)
     raise LaunchError(f"{name} did not listen on port {port} within {deadline_s:g} s")

@@ -57,9 +57,11 @@ class TrainerProcess:
 
 
 @contextmanager
-def trainer_process(file, *options, command=MODULE):
+def trainer_process(file, *options, command=MODULE, **variables):
     """Run a trainer until the block ends, from when it says that it serves."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    # The tests' own tasks are in tests/support.
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **variables}
     child = subprocess.Popen(
         [sys.executable, *command, str(file), *options],
         stdout=subprocess.PIPE,
@@ -102,11 +104,12 @@ def serve_fails(file, *options):
 
 
 class Authority:
-    """A certificate authority that signs for 127.0.0.1, servers and clients alike."""
+    """A certificate authority that signs for one address, servers and clients alike."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, host="127.0.0.1"):
         folder.mkdir()
         self._folder = folder
+        self._host = host
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, folder.name)])
         self.ca = folder / "ca.pem"
@@ -119,7 +122,7 @@ class Authority:
         """Return the files of one side, which trusts `ca` (by default this authority)."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        names = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
+        names = x509.SubjectAlternativeName([x509.IPAddress(ip_address(self._host))])
         builder = self._builder(subject, key.public_key()).add_extension(names, critical=False)
         certificate, private = self._folder / f"{name}.pem", self._folder / f"{name}.key"
         self._write(certificate, builder.sign(self._key, hashes.SHA256()))
