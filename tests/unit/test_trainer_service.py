@@ -161,7 +161,7 @@ def test_a_round_asked_twice_is_answered_from_disk(client, rounds):
 
 
 def test_another_task_is_refused(client, rounds):
-    with pytest.raises(TrainerRefusedError, match="asks for task 'cifar', and alder trains 'dig"):
+    with pytest.raises(TrainerRefusedError, match="asks for task 'cifar', and only 'digits'"):
         client.fit(call(next(rounds), task="cifar"), deadline_s=DEADLINE_S)
     client.fit(call(next(rounds), task="digits"), deadline_s=DEADLINE_S)
 
