@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 MIN_COVERAGE := 95
 
-.PHONY: install demo test chaos check format bench package lock clean
+.PHONY: install demo test chaos check format proto bench package images lock clean
 
 install: $(READY)
 
@@ -39,10 +39,18 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# The trainer's stubs, kept in the tree; a test compares them with what this makes.
+proto: $(READY)
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. \
+		ipfl_flower/trainer_api/trainer.proto
+
 bench: $(READY)
 	$(BIN)/python benchmarks/bench_clear.py $(ARGS)
 	$(BIN)/python benchmarks/bench_models.py $(ARGS)
 	$(BIN)/python benchmarks/bench_ledger.py
+	$(BIN)/python benchmarks/bench_trainer.py $(ARGS)
+	$(BIN)/python benchmarks/bench_transport.py --mb 1 --institutions 2
+	$(BIN)/python benchmarks/bench_rounds.py $(ARGS)
 
 # The wheel, in a clean environment: the operator's side, without torch.
 package: $(READY)
@@ -54,6 +62,16 @@ package: $(READY)
 	cd build && wheel-venv/bin/python -c 'import server_app, sys; assert "torch" not in sys.modules'
 	cd build && wheel-venv/bin/python -c 'from pathlib import Path; from ipfl_flower.cli.bundle import stage_app; print(stage_app(Path("staged").resolve()))'
 	build/wheel-venv/bin/flwr build --app build/staged && rm -f *.fab
+
+# One image a Dockerfile in docker/: ipfl-supernode:TAG. Their layers are kept by the engine.
+TAG ?= latest
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+REVISION = $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
+images: $(patsubst docker/%.Dockerfile,image-%,$(wildcard docker/*.Dockerfile))
+
+image-%: docker/%.Dockerfile
+	docker build --network host --file $< --tag ipfl-$*:$(TAG) \
+		--build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) .
 
 # What was installed and tested here, for others to install the same.
 lock: $(READY)

@@ -1,14 +1,16 @@
 """Messages out, replies in: our own loop over Flower's Grid, with a deadline and no fixed sleep.
 
 Flower's ``send_and_receive`` holds every message of a round in memory, pauses three seconds
-between two looks and loses the message of a SuperNode that restarts. This loop pushes and pulls
-one institution at a time, pauses only when nothing came, and sends again to a node that restarted.
+between two looks and loses the message of a SuperNode that restarts. This loop pushes one
+institution at a time, pulls as many replies at once as little memory holds, pauses only when
+nothing came, and sends again to a node that restarted.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+import httpx
 from flwr.app import Message
 from flwr.serverapp import Grid
 
@@ -20,6 +22,15 @@ NODE_UNAVAILABLE = 5
 # was killed. Asked again it may go well.
 PASSING = frozenset({3, 4, 8})
 ATTEMPTS_MAX = 3
+# Flower reads a pull's replies into memory together: this many bytes of models may come at once,
+# and one model always.
+PULL_BYTES = 2**25
+PULL_IDS_MAX = 100
+# The SuperLink is one process and answers SuperNodes in it, too; a pull writes to its database.
+PULLS_PER_S_MAX = 10
+# A pull reads and then writes: where SuperNodes write large replies meanwhile, SQLite refuses some
+# ("database is locked"), and the SuperLink answers with an internal error. It is asked again.
+FAILING_S_MAX = 30.0
 
 
 @dataclass(frozen=True)
@@ -30,14 +41,44 @@ class Clock:
     sleep: Callable[[float], None] = time.sleep
 
 
+def batches(message_ids: Sequence[str], model_bytes: int) -> list[tuple[str, ...]]:
+    """Divide message ids into pulls, by what their replies may take in memory."""
+    count = min(max(1, PULL_BYTES // max(model_bytes, 1)), PULL_IDS_MAX)
+    return [tuple(message_ids[k : k + count]) for k in range(0, len(message_ids), count)]
+
+
+def pause_s(poll_s: float, pulls: int) -> float:
+    """Return the pause after a look of so many pulls, seconds: it leaves the SuperLink room."""
+    return max(poll_s, pulls / PULLS_PER_S_MAX)
+
+
 @dataclass
 class _Waiting:
-    """A node that has not answered: its messages, when it connected, since when it is away."""
+    """A node that has not answered.
+
+    Attributes
+    ----------
+    activated : str
+        When it connected, as Flower writes it.
+    message_ids : list of str
+        What it was asked.
+    away_since : float or None
+        Since when it is offline.
+    attempts : int
+        How often it was asked because something befell the message.
+    reply_lost : bool
+        Whether a pull of its reply failed within the SuperLink, which may have taken the reply for
+        delivered by then, and doesn't deliver twice.
+    losses : int
+        How often it was asked because of that.
+    """
 
     activated: str
     message_ids: list[str] = field(default_factory=list)
     away_since: float | None = None
     attempts: int = 1
+    reply_lost: bool = False
+    losses: int = 0
 
 
 @dataclass
@@ -55,7 +96,9 @@ class Exchange:
     absence_s : float
         Seconds after which a node that went offline is not waited for.
     poll_s : float
-        Pause between two looks when nothing came.
+        Pause between two looks when nothing came; longer when a look takes many pulls.
+    model_bytes : int
+        Size of a model.
     remake : callable
         Builds the message for a node id once more; None: it is not to be asked again.
     clock : Clock
@@ -65,10 +108,12 @@ class Exchange:
     deadline_s: float
     absence_s: float
     poll_s: float
+    model_bytes: int
     remake: Callable[[int], Message | None]
     clock: Clock
     _node_of: dict[str, int] = field(default_factory=dict)
     _waiting: dict[int, _Waiting] = field(default_factory=dict)
+    _failing_since: float | None = None
 
     def send(self, messages: Iterable[Message]) -> list[int]:
         """Push `messages`, one at a time.
@@ -86,21 +131,38 @@ class Exchange:
             if not self._push(message):
                 del self._waiting[node]
                 refused.append(node)
+            del message  # its model, before the next one is made
         return refused
 
     def replies(self) -> Iterator[Message]:
-        """Yield the first reply of each node, until all have answered or the deadline passes."""
+        """Yield the first reply of each node, until all have answered or the deadline passes.
+
+        There is a last look after the deadline, for what came since the one before.
+
+        Raises
+        ------
+        httpx.HTTPStatusError
+            If the SuperLink answers with nothing but errors for `FAILING_S_MAX` seconds.
+        """
         end = self.clock.monotonic() + self.deadline_s
         nodes_read = self.clock.monotonic()
-        while self._waiting and self.clock.monotonic() < end:
-            reply = self._next()
-            if reply is not None:
-                yield reply
+        while self._waiting:
+            over = self.clock.monotonic() >= end
+            pulls = batches(self._awaited(), self.model_bytes)
+            came = False
+            for message_ids in pulls:
+                for reply in self._pull(message_ids):
+                    came = True
+                    yield reply
+            if over:
+                return
+            if came:
                 continue
             if self.clock.monotonic() - nodes_read >= NODES_EVERY_S:
                 self._look_who_is_back()
                 nodes_read = self.clock.monotonic()
-            self.clock.sleep(self.poll_s)
+            left_s = max(0.0, end - self.clock.monotonic())
+            self.clock.sleep(min(pause_s(self.poll_s, len(pulls)), left_s))
 
     def node(self, reply: Message) -> int | None:
         """Return the node that `reply` answers for: an error of Flower's own names no node."""
@@ -115,22 +177,51 @@ class Exchange:
         self._waiting[node].message_ids.append(message_id)
         return True
 
-    def _next(self) -> Message | None:
-        """Look once at every node that is there; return the first reply that came, if any."""
-        for node, waiting in list(self._waiting.items()):
-            for message_id in list(waiting.message_ids):
-                if waiting.away_since is not None:
-                    break
-                for reply in self.grid.pull_messages([message_id]):
-                    if reply.has_error() and reply.error.code == NODE_UNAVAILABLE:
-                        waiting.away_since = self.clock.monotonic()
-                    elif self._is_passing(reply, waiting) and self._ask_again(node):
-                        waiting.message_ids.remove(message_id)
-                        waiting.attempts += 1
-                    else:
-                        del self._waiting[node]
-                        return reply
-        return None
+    def _awaited(self) -> list[str]:
+        """Return the ids of the messages that nodes which are there have not answered."""
+        here = (waiting for waiting in self._waiting.values() if waiting.away_since is None)
+        return [message_id for waiting in here for message_id in waiting.message_ids]
+
+    def _pull(self, message_ids: Sequence[str]) -> Iterator[Message]:
+        """Look once for replies to some messages; yield the first of each node, in our order."""
+        place = {message_id: k for k, message_id in enumerate(message_ids)}
+        replies = [
+            reply
+            for reply in self._pulled(message_ids)
+            if reply.metadata.reply_to_message_id in place
+        ]
+        replies.sort(key=lambda reply: place[reply.metadata.reply_to_message_id])
+        for reply in replies:
+            message_id = reply.metadata.reply_to_message_id
+            node = self._node_of[message_id]
+            waiting = self._waiting.get(node)
+            if waiting is None:
+                continue  # its second answer
+            if reply.has_error() and reply.error.code == NODE_UNAVAILABLE:
+                if waiting.away_since is None:
+                    waiting.away_since = self.clock.monotonic()
+            elif self._is_passing(reply, waiting) and self._ask_again(node):
+                waiting.message_ids.remove(message_id)
+                waiting.attempts += 1
+            else:
+                del self._waiting[node]
+                yield reply
+
+    def _pulled(self, message_ids: Sequence[str]) -> Iterable[Message]:
+        try:
+            replies = self.grid.pull_messages(message_ids)
+        except httpx.HTTPStatusError as error:
+            now = self.clock.monotonic()
+            if self._failing_since is None:
+                self._failing_since = now
+            if not error.response.is_server_error or now - self._failing_since > FAILING_S_MAX:
+                raise
+            for message_id in message_ids:
+                if (waiting := self._waiting.get(self._node_of[message_id])) is not None:
+                    waiting.reply_lost = True
+            return ()
+        self._failing_since = None
+        return replies
 
     def _is_passing(self, reply: Message, waiting: _Waiting) -> bool:
         passing = reply.has_error() and reply.error.code in PASSING
@@ -141,14 +232,21 @@ class Exchange:
         return message is not None and self._push(message)
 
     def _look_who_is_back(self) -> None:
-        """Ask again who restarted, for a message is delivered once; give up who stays away."""
+        """Ask again who restarted, for a message is delivered once; give up who stays away.
+
+        So is a reply: who may have given one that was lost is asked again, too. An institution
+        answers from its disk what it has trained already.
+        """
         nodes = {node.node_id: node for node in self.grid.get_nodes()}
         for number, waiting in list(self._waiting.items()):
             node = nodes.get(number)
             if node is not None and node.status == "online":
                 waiting.away_since = None
-                if node.last_activated_at != waiting.activated:
-                    waiting.activated = node.last_activated_at
+                restarted = node.last_activated_at != waiting.activated
+                lost = waiting.reply_lost and waiting.losses < ATTEMPTS_MAX
+                waiting.activated, waiting.reply_lost = node.last_activated_at, False
+                waiting.losses += lost
+                if restarted or lost:
                     self._ask_again(number)
             elif waiting.away_since is None:
                 waiting.away_since = self.clock.monotonic()

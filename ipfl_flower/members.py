@@ -64,6 +64,7 @@ class Members:
         self._poll_s = poll_s
         self._by_id: dict[int, Member] = {}
         self._left: dict[int, str] = {}
+        self._enrolled: dict[tuple[str, bytes], int] = {}
 
     def __iter__(self) -> Iterator[Member]:
         """Iterate in the order of institution ids."""
@@ -94,9 +95,7 @@ class Members:
                 continue
             name = node.name or f"institution-{node.public_key.hex()[-8:]}"
             try:
-                institution = self._ledger.enrol(
-                    name, node.public_key, samples_cap=self._samples_cap
-                )
+                institution = self._enrol(name, node.public_key)
             except EnrolmentError as error:
                 self._refuse(node.node_id, str(error))
                 continue
@@ -148,6 +147,14 @@ class Members:
         """Stop asking `member`, until its node is started anew."""
         self._left[member.institution] = member.activated
         self._ledger.log_event("left", member.name)
+
+    def _enrol(self, name: str, public_key: bytes) -> int:
+        """Look an institution up in the ledger, once: refreshing is not a write for each node."""
+        known = self._enrolled.get((name, public_key))
+        if known is None:
+            known = self._ledger.enrol(name, public_key, samples_cap=self._samples_cap)
+            self._enrolled[name, public_key] = known
+        return known
 
     def _refuse(self, node: int, reason: str) -> None:
         if self.refused.get(node) != reason:

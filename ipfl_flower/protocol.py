@@ -4,7 +4,6 @@ Each direction carries one ArrayRecord and one ConfigRecord under the same keys,
 own mods (clipping, local differential privacy) work on them; metrics travel beside the model.
 """
 
-import io
 import json
 import math
 import re
@@ -13,11 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
 from ipfl_flower.market import Terms, TermsError
+from ipfl_flower.wire import ProtocolError, array_record, read_arrays
+
+__all__ = ["METRICS_MAX", "Arrays", "ProtocolError", "Reply", "Request", "Role", "array_record"]
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -26,15 +27,6 @@ Role = Literal["initial", "centre", "none"]
 ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"
 METRICS_MAX = 64
 REASON_LENGTH_MAX = 500
-
-_READ_HEADER = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
-}
-
-
-class ProtocolError(ValueError):
-    """A message does not hold what it must; the text names the field."""
 
 
 @dataclass(frozen=True)
@@ -48,21 +40,25 @@ class Request:
         False for the last delivery: judge the centre, don't train.
     role : {"initial", "centre", "none"}
         What `arrays` holds: θ⁰ for a newcomer, the prox-centre θ̄_i of a buyer who paid, nothing.
-    arrays : dict of str to ndarray
+    arrays : mapping of str to ndarray
+        What is not in memory is read a tensor at a time.
     coefficient : float
         Of ‖θ − θ̄‖² in the local objective (mechanism.md §6).
     start : {"own", "centre"}
     statement : mapping
         The signed receipt of the last settled round, see `receipts.SignedReceipt`; {} at first.
+    task : str
+        What the market calls the task that is asked for; "": it doesn't say.
     """
 
     round: int
     train: bool
     role: Role
-    arrays: Arrays
+    arrays: Mapping[str, NDArray[Any]]
     coefficient: float
     start: Literal["own", "centre"]
     statement: Mapping[str, Any] = field(default_factory=dict)
+    task: str = ""
 
     def to_records(self) -> RecordDict:
         """Return the content of the Flower message."""
@@ -74,13 +70,22 @@ class Request:
                 "coefficient": self.coefficient,
                 "start": self.start,
                 "statement": json.dumps(dict(self.statement)),
+                "task": self.task,
             }
         )
         return RecordDict({ARRAYS: array_record(self.arrays), CONFIG: config})
 
     @classmethod
-    def from_records(cls, content: RecordDict) -> "Request":
+    def from_records(cls, content: RecordDict, *, keep_arrays: bool = True) -> "Request":
         """Read the content of a Flower message at the institution.
+
+        Parameters
+        ----------
+        content : RecordDict
+        keep_arrays : bool
+            False takes the arrays out of `content`, so that the model is in memory once. Flower's
+            mods (clipping, differential privacy) look at them again after the ClientApp: keep
+            them where such a mod is used.
 
         Raises
         ------
@@ -98,10 +103,11 @@ class Request:
             round=_get(config, "round", int),
             train=_get(config, "train", bool),
             role=role,
-            arrays=_arrays(content),
+            arrays=_arrays(content, keep=keep_arrays),
             coefficient=_get(config, "coefficient", float),
             start=start,
             statement=_object(_get(config, "statement", str)),
+            task=_get(config, "task", str),
         )
 
 
@@ -112,7 +118,7 @@ class Reply:
     Attributes
     ----------
     round : int
-    arrays : dict of str to ndarray
+    arrays : mapping of str to ndarray
         θ_i after local training; empty after the last delivery.
     terms : Terms
     leaving : bool
@@ -122,7 +128,7 @@ class Reply:
     """
 
     round: int
-    arrays: Arrays
+    arrays: Mapping[str, NDArray[Any]]
     terms: Terms
     leaving: bool
     metrics: dict[str, float]
@@ -147,6 +153,9 @@ class Reply:
     def from_message(cls, message: Message, *, round_number: int) -> "Reply":
         """Read and check a reply at the server.
 
+        The model is taken out of `message`, whatever comes of it: whoever still holds the message
+        does not hold the model.
+
         Parameters
         ----------
         message : Message
@@ -162,6 +171,14 @@ class Reply:
         if message.has_error():
             raise ProtocolError(f"the institution failed: {_reason(message.error.reason)}")
         content = message.content
+        try:
+            return cls._read(content, round_number)
+        finally:
+            for record in content.array_records.values():
+                record.clear()
+
+    @classmethod
+    def _read(cls, content: RecordDict, round_number: int) -> "Reply":
         config = _config(content)
         number = _get(config, "round", int)
         if number != round_number:
@@ -177,41 +194,18 @@ class Reply:
             raise ProtocolError(str(error)) from error
         return cls(
             round=number,
-            arrays=_arrays(content),
+            arrays=_arrays(content, keep=False),
             terms=terms,
             leaving=_get(config, "leaving", bool),
             metrics=_metrics(content),
         )
 
 
-def array_record(arrays: Mapping[str, NDArray[Any]]) -> ArrayRecord:
-    """Return tensors by name as a Flower record."""
-    return ArrayRecord({name: Array(np.asarray(value)) for name, value in arrays.items()})
-
-
-def _arrays(content: RecordDict) -> Arrays:
+def _arrays(content: RecordDict, *, keep: bool) -> Arrays:
     record = content.array_records.get(ARRAYS)
     if record is None:
         raise ProtocolError(f"the message holds no ArrayRecord {ARRAYS!r}")
-    return {name: _tensor(name, array) for name, array in record.items()}
-
-
-def _tensor(name: str, array: Array) -> NDArray[Any]:
-    """Read a tensor without trusting it: no pickle, no archive, no more memory than came."""
-    stream = io.BytesIO(array.data)
-    try:
-        version = np.lib.format.read_magic(stream)
-        shape, fortran_order, dtype = _READ_HEADER[version](stream)
-    except Exception as error:  # the parser of headers raises whatever it comes across
-        raise ProtocolError(f"tensor {reprlib.repr(name)} can't be read: {error}") from error
-    came = len(array.data) - stream.tell()
-    count = math.prod(shape)
-    if dtype.hasobject or min(shape, default=0) < 0 or count * dtype.itemsize != came:
-        raise ProtocolError(
-            f"tensor {reprlib.repr(name)} can't be read: {came} bytes for shape {shape} of {dtype}"
-        )
-    values = np.frombuffer(array.data, dtype, count, offset=stream.tell())
-    return values.reshape(shape, order="F" if fortran_order else "C")
+    return read_arrays(record, keep=keep)
 
 
 def _config(content: RecordDict) -> ConfigRecord:

@@ -3,14 +3,13 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ipfl_flower import market
 from ipfl_flower.ledger import Ledger, Report, RoundState, Settlement, State
-from ipfl_flower.models import BankError, Layout, ModelBank
+from ipfl_flower.models import BankError, ModelBank, Reference
 from ipfl_flower.notary import Minutes, Notary
 from ipfl_flower.settings import Settings
 from ipfl_flower.settlement import Delivery, deliver
@@ -82,9 +81,8 @@ class Banks:
     Parameters
     ----------
     folder : Path
-    layout : Layout
-    reference : mapping of str to ndarray
-        θ_ref.
+    reference : Reference
+        θ_ref; closed with this.
     ledger : Ledger
         Says how many institutions a round has.
     notary : Notary
@@ -94,24 +92,24 @@ class Banks:
     def __init__(
         self,
         folder: Path,
-        layout: Layout,
-        reference: Mapping[str, NDArray[Any]],
+        reference: Reference,
         ledger: Ledger,
         notary: Notary,
     ) -> None:
         self._folder = folder
-        self._layout = layout
-        self._reference = reference
+        self.reference = reference
         self._ledger = ledger
         self._notary = notary
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder.chmod(0o700)
+
+    def close(self) -> None:
+        """Close θ_ref; banks are closed by who opened them."""
+        self.reference.close()
 
     def open(self, number: int) -> ModelBank:
         """Open the bank of a round that has begun, or make it: a row for each institution asked."""
         state = self._ledger.state(number)
         rows = 1 + max(() if state is None else state.asked, default=0)
-        return ModelBank(self._path(number), self._layout, rows, self._reference)
+        return ModelBank(self._path(number), self.reference.layout, rows, self.reference)
 
     def continued(self, number: int, reports: Mapping[int, Report]) -> ModelBank:
         """Open the bank of a round and see that it holds what was reported.

@@ -73,6 +73,8 @@ class Settings(BaseModel):
         μ of (μ/2) ‖θ − θ̄‖²; "auto" is λ/η_i, the paper's.
     samples_max : int
         The largest N that the contract lets an institution report.
+    task : str
+        What the market asks institutions to train: one that serves another task refuses.
     ledger, models_dir, initial_model
         A database URL or file; the folder of the bank; the file of θ⁰. Absolute paths.
     resume : bool
@@ -110,6 +112,7 @@ class Settings(BaseModel):
     start: Literal["own", "centre"]
     prox_weight: float | Literal["auto"]
     samples_max: int = Field(default=10**9, ge=1)
+    task: str = Field(default="", max_length=64)
     ledger: str = Field(min_length=1)
     models_dir: Path = Field(strict=False)
     initial_model: Path = Field(strict=False)

@@ -8,6 +8,7 @@ clearing, one commit; the prox-centres of the buyers who pay leave with the next
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
+from typing import Never
 
 from flwr.app import (
     ArrayRecord,
@@ -23,14 +24,15 @@ from flwr.serverapp.strategy import Result, Strategy
 from ipfl_flower.exchange import Clock, Exchange
 from ipfl_flower.ledger import Ledger, LedgerError, Report, RoundState
 from ipfl_flower.members import AbsenceError, Member, Members
-from ipfl_flower.models import Layout, ModelBank, ModelError, row_digest
+from ipfl_flower.models import Layout, ModelBank, ModelError, Reference, StoredModel
 from ipfl_flower.notary import OPERATOR_KEY, Minutes, Notary
-from ipfl_flower.protocol import Arrays, ProtocolError, Reply, Request, Role
+from ipfl_flower.protocol import ProtocolError, Reply, Request, Role
 from ipfl_flower.quorum import short_of_quorum
 from ipfl_flower.receipts import load_or_make_key
 from ipfl_flower.resume import Banks, Standing, standing
 from ipfl_flower.settings import Settings
 from ipfl_flower.settlement import Delivery, InvariantError, Owed, deliver, settle
+from ipfl_flower.wire import read_arrays
 
 logger = logging.getLogger(__name__)
 
@@ -57,8 +59,9 @@ class IPFL(Strategy):
 
     Notes
     -----
-    Memory does not grow with the number or the size of the models: messages are made, pushed and
-    pulled one at a time, and models go straight into the bank.
+    Memory is that of one message in flight, whatever the number of institutions: θ⁰, models and
+    centres lie on disk, messages are made, pushed and pulled one at a time, and models go straight
+    into the bank.
     """
 
     def __init__(self, settings: Settings, ledger: Ledger, clock: Clock | None = None) -> None:
@@ -68,7 +71,6 @@ class IPFL(Strategy):
         self._clock = clock or Clock()
         self.members = Members(ledger, settings.samples_max, self._clock, settings.poll_s)
         self._deadline_s = settings.deadline_s
-        self._reference: Arrays = {}
         self._banks: Banks | None = None
         self._owed = Owed()
         self._undelivered: int | None = None
@@ -96,7 +98,8 @@ class IPFL(Strategy):
         ----------
         grid : Grid
         initial_arrays : ArrayRecord
-            θ⁰, which every newcomer starts from and every update is measured against.
+            θ⁰, which every newcomer starts from and every update is measured against. It is
+            written to the disk of the settings' `models_dir`, and the record emptied.
         num_rounds, timeout : optional
             Instead of the settings' `rounds` and `deadline_s`.
         train_config, evaluate_config : ConfigRecord, optional
@@ -142,6 +145,8 @@ class IPFL(Strategy):
             self._deliver_last(grid, initial_arrays, *last)
         finally:
             self._owed.close()
+            if self._banks is not None:
+                self._banks.close()
         return result
 
     def message(self, member: Member, number: int, *, train: bool) -> Message:
@@ -296,9 +301,8 @@ class IPFL(Strategy):
 
     def _open_market(self, initial: ArrayRecord) -> Standing:
         """Begin the market, or go on where its ledger says that it stood."""
-        self._reference = {name: array.numpy() for name, array in initial.items()}
-        layout = Layout.of(self._reference)
-        layout.check(self._reference)
+        reference = self._keep(initial)
+        self._banks = Banks(self.settings.models_dir, reference, self.ledger, self._notary)
         where = standing(self.ledger)
         if where.next_round or where.unfinished:
             if not self.settings.resume:
@@ -310,13 +314,10 @@ class IPFL(Strategy):
         self.ledger.begin(
             {
                 **self.settings.contract(),
-                "layout": layout.digest,
-                "initial-model": row_digest(layout, layout.flatten(self._reference)),
+                "layout": reference.layout.digest,
+                "initial-model": reference.digest,
                 OPERATOR_KEY: self._notary.public_key,
             }
-        )
-        self._banks = Banks(
-            self.settings.models_dir, layout, self._reference, self.ledger, self._notary
         )
         if where.next_round == 0 and where.unfinished is None and self._banks.found():
             raise MarketError(
@@ -330,6 +331,16 @@ class IPFL(Strategy):
             self._owed.add(delivery, institutions)
         self._undelivered = where.undelivered
         return where
+
+    def _keep(self, initial: ArrayRecord) -> Reference:
+        """Move θ⁰ from memory to the disk."""
+        arrays = read_arrays(initial, keep=False)
+        layout = Layout.of(arrays)
+        layout.check(arrays)
+        folder = self.settings.models_dir
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)
+        return Reference(layout, arrays, folder)
 
     @property
     def _the_banks(self) -> Banks:
@@ -359,19 +370,25 @@ class IPFL(Strategy):
 
         settings = self.settings
         return Exchange(
-            grid, self._deadline_s, settings.absence_s, settings.poll_s, remake, self._clock
+            grid,
+            self._deadline_s,
+            settings.absence_s,
+            settings.poll_s,
+            self._the_banks.reference.layout.bytes,
+            remake,
+            self._clock,
         )
 
     def _request(self, institution: int, number: int, *, train: bool) -> Request:
         delivery = self._owed.get(institution)
         role: Role = "none"
-        arrays: Arrays = {}
+        arrays: StoredModel | dict[str, Never] = {}
         coefficient = 0.0
         if delivery is not None and delivery.bank is not None and institution in delivery.etas:
             role, arrays = "centre", delivery.bank.centre(institution)
             coefficient = self._coefficient(delivery.etas[institution])
         elif institution in self._without_model or not self.ledger.has_reported(institution):
-            role, arrays = "initial", self._reference
+            role, arrays = "initial", self._the_banks.reference.model
         return Request(
             round=number,
             train=train,
@@ -380,6 +397,7 @@ class IPFL(Strategy):
             coefficient=coefficient,
             start=self.settings.start,
             statement={} if delivery is None else delivery.statement(institution),
+            task=self.settings.task,
         )
 
     def _coefficient(self, eta: float) -> float:

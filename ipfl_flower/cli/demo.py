@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,8 @@ COST = 0.05
 # λ fits the data, not the mechanism: at its own 1 the paper's market buys across groups here.
 DISTANCE_WEIGHT = {"paper": 2.0}
 COMMAND_DEADLINE_S = 300.0
+# A busy SuperLink may fail to answer once or twice.
+PATIENCE_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -95,15 +98,19 @@ def run_demo(options: DemoOptions, path: Path, json_file: Path | None, console: 
     if json_file is not None and not os.access(json_file.resolve().parent, os.W_OK):
         raise LaunchError(f"{json_file} can't be written: name a file in a folder that is yours")
     with demo_folder(path) as folder:
-        with ProcessGroup(folder / "logs", environment(folder / "flower")) as group:
-            baselines, transport = _run_market(options, folder, settings, group, console)
+        with (
+            tempfile.TemporaryDirectory(prefix="ipfl-") as sockets,
+            ProcessGroup(folder / "logs", environment(folder / "flower")) as group,
+        ):
+            fleet = Fleet(folder, group, Path(sockets), fleet_port=options.fleet_port)
+            baselines = _run_market(options, folder, settings, fleet, group, console)
         with Ledger.open(folder / "ledger.db", create=False) as ledger:
             result = build_result(
                 ledger,
                 preset=options.preset,
                 groups={name: options.group(i) for i, name in enumerate(options.names())},
                 baselines=baselines,
-                transport=transport,
+                transport=fleet.transport,
             )
         print_result(result, console)
         console.print(f"look at it with: ipfl ledger show {folder / 'ledger.db'}", soft_wrap=True)
@@ -115,21 +122,20 @@ def _run_market(
     options: DemoOptions,
     folder: Path,
     settings: Mapping[str, Any],
+    fleet: Fleet,
     group: ProcessGroup,
     console: Console,
-) -> tuple[Baselines, str]:
-    """Run the fleet and the market, then the baselines; return these and the transport."""
+) -> Baselines:
+    """Run the fleet and the market, then the baselines; return these."""
     started = time.monotonic()
     files = write_institutions(options, folder)
-    fleet = Fleet(folder, group, fleet_port=options.fleet_port)
     run_trainer_module(
         group, "initial", "--task", "digits", "--seed", options.seed, "--out", theta0_file(folder)
     )
     with console.status("starting the SuperLink"):
         fleet.start_superlink()
-    with console.status(f"registering and starting {options.institutions} SuperNodes"):
-        nodes = [Node(name, files[name]) for name in options.names()]
-        start_nodes(fleet, nodes, group)
+    with console.status(f"starting {options.institutions} trainers and SuperNodes"):
+        start_nodes(fleet, [Node(name, files[name]) for name in options.names()], group)
     market_file = folder / "market.toml"
     market_file.write_text(to_toml(settings), encoding="utf-8")
     with console.status("submitting the market"):
@@ -139,7 +145,8 @@ def _run_market(
         f"Flower run {run} ({time.monotonic() - started:.0f} s to start)",
         soft_wrap=True,
     )
-    Watch(str(folder / "ledger.db"), group, fleet.flower, options.rounds, console).follow(run)
+    ledger, rounds = str(folder / "ledger.db"), options.rounds
+    Watch(ledger, group, fleet.flower, rounds, console, patience_s=PATIENCE_S).follow(run)
     with console.status("the same steps alone, and with FedAvg"):
         printed = run_trainer_module(
             group,
@@ -147,14 +154,18 @@ def _run_market(
             *[part for file in files.values() for part in ("--institution", file)],
             *("--rounds", options.rounds, "--initial", theta0_file(folder)),
         )
-    return json.loads(printed), fleet.transport
+    baselines: Baselines = json.loads(printed)
+    return baselines
 
 
 def start_nodes(fleet: Fleet, nodes: list[Node], group: ProcessGroup) -> None:
-    """Start the SuperNodes, two at a time; an interruption ends them, it doesn't wait for them."""
+    """Start trainers and SuperNodes; an interruption ends them, it doesn't wait for them."""
     pool = ThreadPoolExecutor(max_workers=2)
     try:
+        for node in nodes:
+            fleet.start_trainer(node)
         list(pool.map(fleet.start_node, nodes))
+        list(pool.map(fleet.wait_for_trainer, nodes))
     except BaseException:
         group.end()
         raise
@@ -169,6 +180,7 @@ def market_settings(options: DemoOptions, folder: Path) -> dict[str, Any]:
         "rounds": options.rounds,
         "distance-weight": DISTANCE_WEIGHT.get(options.preset, ""),
         "deadline-s": options.deadline_s,
+        "task": "digits",
         "institutions-min": options.institutions,
         "quorum": min(2, options.institutions),
         "ledger": str(folder / "ledger.db"),

@@ -1,28 +1,40 @@
-"""A whole Flower fleet on one machine: SuperLink, executor and SuperNodes as real processes."""
+"""A whole fleet on one machine: SuperLink, executor, trainers and SuperNodes as real processes."""
 
 import json
 import os
 import secrets
+import sys
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from ipfl_flower.cli.certs import make_node_key, make_server_certificates, write_private
 from ipfl_flower.cli.flower import SCRIPTS, FlowerCli
-from ipfl_flower.cli.processes import (
-    ProcessGroup,
-    free_port,
-    wait_for_port,
-)
+from ipfl_flower.cli.processes import LaunchError, ProcessGroup, free_port, wait_for_port
+from ipfl_flower.trainer_api import TrainerClient, TrainerUnreachableError
 
 CONNECTION = "market"
+LOOPBACK = "127.0.0.1"
 FLEET_API = "grpc-rere"  # gRPC, request and response
 START_DEADLINE_S = 60.0
+# Trainers that start at the same time share the cores while they load torch.
+TRAINER_DEADLINE_S = 180.0
+TRAINER_PATIENCE_S = 1.0
+# Of each process but the SuperLink: an executor ends when a busy SuperLink fails to answer once.
+RESTARTS_MAX = 5
+# The operator's executor starts one server app a run, and ends, with the server app, when a poll
+# finds the SuperLink's database locked: the fewer the better.
+OPERATOR_POLL_S = 2.0
+
+# glibc: a block of 1 MiB or more (Flower's chunks have 5) goes back to the system when it is
+# freed, also after larger ones were; threads share two heaps instead of eight a processor.
+MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**20), "MALLOC_ARENA_MAX": "2"}
 
 
 @dataclass(frozen=True)
 class Node:
-    """One institution's SuperNode: its name and its institution file."""
+    """One institution's trainer and SuperNode: their name, and the trainer's institution file."""
 
     name: str
     institution_file: Path
@@ -47,12 +59,16 @@ def environment(home: Path) -> dict[str, str]:
         "NO_PROXY": "127.0.0.1,localhost",
         "no_proxy": "127.0.0.1,localhost",
         "OMP_NUM_THREADS": "1",
+        **MEMORY,
         "PYTHONUNBUFFERED": "1",
     }
 
 
 class Fleet:
-    """Starts a SuperLink (gRPC fleet, TLS, node authentication) and its SuperNodes on loopback.
+    """Starts a SuperLink (gRPC fleet, TLS, node authentication) and its institutions on loopback.
+
+    An institution is two processes, as on its own machines: a trainer, which has the data, and a
+    SuperNode, which is told nothing but where the trainer listens.
 
     Parameters
     ----------
@@ -60,23 +76,47 @@ class Fleet:
         Holds certificates, keys, logs and Flower's own state; absolute.
     group : ProcessGroup
         Owns the processes; made with the environment that `environment` returns.
+    sockets : Path
+        Where the trainers' Unix sockets go. Their names must be short: a folder for them alone.
+    fleet_host : str
+        Where the SuperLink's gRPC fleet API listens: an address of this machine. Everything else
+        stays on loopback.
     fleet_port : int, optional
-        Where the SuperLink's gRPC fleet API listens; a free one by default.
+        Its port; a free one by default.
     """
 
-    def __init__(self, folder: Path, group: ProcessGroup, *, fleet_port: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        group: ProcessGroup,
+        sockets: Path,
+        *,
+        fleet_host: str = LOOPBACK,
+        fleet_port: int | None = None,
+    ) -> None:
         self._folder = folder
         self._group = group
+        self._sockets = sockets
+        self._fleet_host = fleet_host
         self._fleet_port = fleet_port
         self._control_port = 0
         self.flower = FlowerCli(group, CONNECTION)
         self.transport = f"{FLEET_API} over TLS, authenticated nodes"
-        self._certificates = make_server_certificates(
-            folder / "certificates", ["127.0.0.1", "localhost"]
-        )
+        hosts = dict.fromkeys([LOOPBACK, "localhost", fleet_host])
+        self._certificates = make_server_certificates(folder / "certificates", list(hosts))
         # Ports are chosen right before something binds them, one at a time, and never twice.
         self._ports = threading.Lock()
         self._used: set[int] = set()
+
+    @property
+    def ca(self) -> Path:
+        """The certificate that institutions check the SuperLink's against."""
+        return self._certificates.ca
+
+    @property
+    def fleet_address(self) -> str:
+        """Where SuperNodes connect, once the SuperLink has been started."""
+        return f"{self._fleet_host}:{self._fleet_port}"
 
     def start_superlink(self) -> None:
         """Start the SuperLink and the executor of the server app, and wait until it listens."""
@@ -90,7 +130,7 @@ class Fleet:
             [
                 *(SCRIPTS / "flower-superlink", "--isolation", "process"),
                 *("--fleet-api-type", FLEET_API),
-                *("--fleet-api-address", f"127.0.0.1:{fleet_port}"),
+                *("--fleet-api-address", self.fleet_address),
                 *("--host", "127.0.0.1", "--port", str(self._control_port)),
                 *("--ssl-ca-certfile", files.ca, "--ssl-certfile", files.certificate),
                 *("--ssl-keyfile", files.key, "--enable-supernode-auth"),
@@ -99,17 +139,52 @@ class Fleet:
                 "--disable-runtime-dependency-installation",
             ],
         )
-        for port in (fleet_port, self._control_port):
-            wait_for_port(port, self._group, "superlink", deadline_s=START_DEADLINE_S)
+        for host, port in ((self._fleet_host, fleet_port), (LOOPBACK, self._control_port)):
+            wait_for_port(port, self._group, "superlink", deadline_s=START_DEADLINE_S, host=host)
         self._group.start(
             "superexec",
             [
+                *("env", f"FLWR_SUPEREXEC_TASK_POLL_INTERVAL={OPERATOR_POLL_S}"),
                 *(SCRIPTS / "flower-superexec", "--root-certificates", files.ca),
                 *("--runtime-api-address", f"127.0.0.1:{self._control_port}"),
                 *("--superexec-auth-secret-file", secret),
             ],
+            restarts=RESTARTS_MAX,
         )
         self._write_connection()
+
+    def start_trainer(self, node: Node) -> None:
+        """Start the trainer of `node`; `wait_for_trainer` tells when it has loaded its data."""
+        self._group.start(
+            f"trainer-{node.name}",
+            [
+                *(sys.executable, "-m", "ipfl_flower.trainer.serve", node.institution_file),
+                *("--listen", self._trainer_address(node)),
+            ],
+            restarts=RESTARTS_MAX,
+        )
+
+    def wait_for_trainer(self, node: Node) -> None:
+        """Wait until the trainer of `node` answers.
+
+        Raises
+        ------
+        LaunchError
+            If it ends first, or the deadline passes.
+        """
+        name = f"trainer-{node.name}"
+        end = time.monotonic() + TRAINER_DEADLINE_S
+        with TrainerClient(self._trainer_address(node), patience_s=TRAINER_PATIENCE_S) as client:
+            while True:
+                try:
+                    client.describe(deadline_s=TRAINER_DEADLINE_S)
+                except TrainerUnreachableError as error:
+                    if name in self._group.dead():
+                        raise LaunchError(f"{name} {self._group.dead()[name]}") from error
+                    if time.monotonic() > end:
+                        raise LaunchError(str(error)) from error
+                else:
+                    return
 
     def start_node(self, node: Node) -> None:
         """Make a key for `node`, register it with the SuperLink and start its SuperNode."""
@@ -119,13 +194,17 @@ class Fleet:
         self._group.start(
             f"supernode-{node.name}",
             [
-                *(SCRIPTS / "flower-supernode", "--superlink", f"127.0.0.1:{self._fleet_port}"),
+                *(SCRIPTS / "flower-supernode", "--superlink", self.fleet_address),
                 *("--root-certificates", self._certificates.ca),
                 *("--auth-supernode-private-key", key),
                 *("--host", "127.0.0.1", "--port", str(self._free_port())),
-                *("--node-config", f"institution={json.dumps(str(node.institution_file))}"),
+                *("--node-config", f"trainer={json.dumps(self._trainer_address(node))}"),
             ],
+            restarts=RESTARTS_MAX,
         )
+
+    def _trainer_address(self, node: Node) -> str:
+        return f"unix://{self._sockets / node.name}.sock"
 
     def _free_port(self) -> int:
         with self._ports:

@@ -159,6 +159,8 @@ class Watch:
 
     def _check(self) -> None:
         """Notice what ended by itself: a needed process, the run, or, just to say it, a node."""
+        for line in self.group.revive():
+            self._say(line)
         for name, how in self.group.dead().items():
             if name in ESSENTIAL:
                 raise LaunchError(f"{name} {how}")

@@ -17,6 +17,7 @@ from ipfl_flower.cli.processes import LaunchError
 from ipfl_flower.cli.receipts import receipts_app
 from ipfl_flower.cli.run import run_market
 from ipfl_flower.cli.status import read_status, status_lines
+from ipfl_flower.cli.trainer import trainer
 from ipfl_flower.ledger import Ledger, LedgerError
 from ipfl_flower.receipts import ReceiptError
 from ipfl_flower.settings import SettingsError
@@ -28,6 +29,7 @@ cli = typer.Typer(
 )
 cli.add_typer(ledger_app, name="ledger")
 cli.add_typer(receipts_app, name="receipts")
+cli.command()(trainer)
 
 
 @cli.callback()

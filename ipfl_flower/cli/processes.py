@@ -63,6 +63,9 @@ class ProcessGroup:
         self._logs = logs
         self._env = dict(env)
         self._children: dict[str, subprocess.Popen[str]] = {}
+        self._restarts: dict[str, tuple[Sequence[str | Path], int]] = {}
+        # Groups whose leader was started again: what it had started may still be there.
+        self._former: list[int] = []
         self._lock = threading.Lock()
         self._ended = False
         logs.mkdir(parents=True, exist_ok=True)
@@ -78,8 +81,15 @@ class ProcessGroup:
     ) -> None:
         self.end()
 
-    def start(self, name: str, command: Sequence[str | Path]) -> None:
+    def start(self, name: str, command: Sequence[str | Path], *, restarts: int = 0) -> None:
         """Start `command` in the background; its output goes to ``NAME.log``.
+
+        Parameters
+        ----------
+        name : str
+        command : sequence of str or Path
+        restarts : int
+            How often `revive` may start it again.
 
         Raises
         ------
@@ -88,6 +98,7 @@ class ProcessGroup:
         """
         with self.log(name).open("a") as log:
             self._start(name, command, log, log)
+        self._restarts[name] = (command, restarts)
 
     def run(self, name: str, command: Sequence[str | Path], *, timeout_s: float) -> str:
         """Run `command` to its end and return its standard output.
@@ -127,6 +138,17 @@ class ProcessGroup:
                 dead[name] = f"ended (exit {code}); {self.log(name)} says: {tail}"
         return dead
 
+    def revive(self) -> list[str]:
+        """Start again what has ended and may be; return what was done, a line each."""
+        lines = []
+        for name, how in self.dead().items():
+            command, left = self._restarts.get(name, ((), 0))
+            if left > 0:
+                self._former.append(self._children[name].pid)
+                self.start(name, command, restarts=left - 1)
+                lines.append(f"{name} {how}; started again")
+        return lines
+
     def end(self) -> None:
         """End all children and what they started: politely, then, after a grace, for certain."""
         with signals_held():
@@ -134,14 +156,16 @@ class ProcessGroup:
                 self._ended = True
                 children = list(self._children.values())
                 self._children.clear()
-            for child in children:
-                _signal_group(child.pid, signal.SIGTERM)
+            groups = [*self._former, *(child.pid for child in children)]
+            for group in groups:
+                _signal_group(group, signal.SIGTERM)
             deadline = time.monotonic() + END_GRACE_S
             for child in children:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     child.wait(max(0.0, deadline - time.monotonic()))
+            for group in groups:
+                _signal_group(group, signal.SIGKILL)
             for child in children:
-                _signal_group(child.pid, signal.SIGKILL)
                 child.wait()
 
     def _start(
@@ -202,8 +226,10 @@ def require_free(port: int, option: str) -> None:
             ) from error
 
 
-def wait_for_port(port: int, group: ProcessGroup, name: str, *, deadline_s: float) -> None:
-    """Wait until `name` accepts connections on loopback `port`.
+def wait_for_port(
+    port: int, group: ProcessGroup, name: str, *, deadline_s: float, host: str = "127.0.0.1"
+) -> None:
+    """Wait until `name` accepts connections on `port` of this machine's address `host`.
 
     Raises
     ------
@@ -215,7 +241,7 @@ def wait_for_port(port: int, group: ProcessGroup, name: str, *, deadline_s: floa
         how = group.dead().get(name)
         if how is not None:
             raise LaunchError(f"{name} {how}")
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1.0):
+        with contextlib.suppress(OSError), socket.create_connection((host, port), 1.0):
             return
         time.sleep(0.1)
     raise LaunchError(f"{name} did not listen on port {port} within {deadline_s:g} s")

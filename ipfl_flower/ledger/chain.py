@@ -16,7 +16,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Table, select
+from sqlalchemy import Connection, Select, Table, bindparam, select
 
 from ipfl_flower.ledger import tables as t
 from ipfl_flower.ledger.records import LedgerError, State
@@ -110,22 +110,9 @@ def seal(connection: Connection, number: int) -> str:
 
 
 def _digest(connection: Connection, table: Table, number: int) -> str:
-    columns = [table.c[name] for name in _SEALED[table]]
-    rows = connection.execute(select(*columns).where(_of_round(table, number)))
+    rows = connection.execute(_ROWS[table], {"number": number})
     exact = [[_exact(value) for value in row] for row in sorted(rows, key=tuple)]
     return hashlib.sha256(canonical(exact).encode()).hexdigest()
-
-
-def _of_round(table: Table, number: int) -> ColumnElement[bool]:
-    if table is t.rounds:
-        return t.rounds.c.number == number
-    if table is t.institutions:
-        asked = select(t.asked.c.institution).where(t.asked.c.round == number)
-        return t.institutions.c.id.in_(asked)
-    of_round = table.c.round == number
-    if table is t.transitions:
-        return of_round & (t.transitions.c.state != State.DELIVERED)
-    return of_round
 
 
 def _exact(value: Any) -> Any:
@@ -134,3 +121,22 @@ def _exact(value: Any) -> Any:
     if isinstance(value, bytes):
         return hashlib.sha256(value).hexdigest()
     return value
+
+
+def _rows_of_round(table: Table) -> Select[Any]:
+    """Build the query for the sealed columns of a table's rows of round ``:number``."""
+    query = select(*(table.c[name] for name in _SEALED[table]))
+    number = bindparam("number", type_=t.rounds.c.number.type)
+    if table is t.rounds:
+        return query.where(t.rounds.c.number == number)
+    if table is t.institutions:
+        asked = select(t.asked.c.institution).where(t.asked.c.round == number)
+        return query.where(t.institutions.c.id.in_(asked))
+    query = query.where(table.c.round == number)
+    if table is t.transitions:
+        query = query.where(t.transitions.c.state != State.DELIVERED)
+    return query
+
+
+# Built once: SQLAlchemy takes longer to build them than SQLite to run them.
+_ROWS: Final = {table: _rows_of_round(table) for table in _SEALED}

@@ -1,14 +1,43 @@
 """Where the market stands, read from the rows."""
 
 from collections import defaultdict
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Table, func, select
+from sqlalchemy import ColumnElement, Connection, Table, bindparam, func, select
 
 from ipfl_flower.ledger import tables as t
 from ipfl_flower.ledger.checks import current_state
 from ipfl_flower.ledger.records import LedgerError, RoundState, RoundSummary, State
 from ipfl_flower.ledger.rows import TRANSFER
+
+# Where round ``:number`` stands, built once as in `chain`.
+_NUMBER = bindparam("number", type_=t.rounds.c.number.type)
+_STEPS: Final = (
+    select(
+        t.rounds.c.quorum,
+        t.rounds.c.deadline_s,
+        t.transitions.c.state,
+        t.transitions.c.at,
+        t.transitions.c.detail,
+    )
+    .outerjoin(t.transitions, t.transitions.c.round == t.rounds.c.number)
+    .where(t.rounds.c.number == _NUMBER)
+)
+_ASKED: Final = (
+    select(t.asked.c.institution, t.reports.c.institution.label("reporter"))
+    .outerjoin(
+        t.reports,
+        (t.reports.c.round == t.asked.c.round) & (t.reports.c.institution == t.asked.c.institution),
+    )
+    .where(t.asked.c.round == _NUMBER)
+    .order_by(t.asked.c.institution)
+)
+_REFUSALS: Final = (
+    select(t.refusals.c.institution, t.refusals.c.reason)
+    .where(t.refusals.c.round == _NUMBER)
+    .order_by(t.refusals.c.institution, t.refusals.c.attempt)
+)
 
 
 def read_states(connection: Connection) -> dict[int, set[State]]:
@@ -32,6 +61,21 @@ def has_reported(connection: Connection, institution: int) -> bool:
     return connection.scalar(query) is not None
 
 
+def read_reached(connection: Connection, number: int) -> State:
+    """Tell which state round `number` has reached.
+
+    Raises
+    ------
+    LedgerError
+        There is no such round, or its transitions make no sense.
+    """
+    steps = select(t.transitions.c.state).where(t.transitions.c.round == number)
+    reached = {State(state) for state in connection.scalars(steps)}
+    if not reached:
+        raise LedgerError(f"there is no round {number}: open it first")
+    return _newest(number, reached)
+
+
 def read_state(connection: Connection, number: int) -> RoundState:
     """Tell where round `number` stands.
 
@@ -40,31 +84,25 @@ def read_state(connection: Connection, number: int) -> RoundState:
     LedgerError
         There is no such round, or its transitions make no sense.
     """
-    row = connection.execute(select(t.rounds).where(t.rounds.c.number == number)).first()
-    if row is None:
+    steps = connection.execute(_STEPS, {"number": number}).all()
+    if not steps:
         raise LedgerError(f"there is no round {number}: open it first")
-    steps = select(t.transitions).where(t.transitions.c.round == number)
-    reached = {State(step.state): step for step in connection.execute(steps)}
-    state = current_state(reached)
-    if state is None:
-        raise LedgerError(f"round {number} went through impossible states: verify the ledger")
-    asked = select(t.asked.c.institution).where(t.asked.c.round == number)
-    reported = select(t.reports.c.institution).where(t.reports.c.round == number)
-    refusals = select(t.refusals.c.institution, t.refusals.c.reason).order_by(
-        t.refusals.c.institution, t.refusals.c.attempt
-    )
-    reporters = sorted(connection.scalars(reported))
-    failed = dict(connection.execute(refusals.where(t.refusals.c.round == number)).all())
+    reached = {State(step.state): step for step in steps if step.state is not None}
+    state = _newest(number, reached)
+    asked = connection.execute(_ASKED, {"number": number}).all()
+    failed = dict(connection.execute(_REFUSALS, {"number": number}).all())
+    reported = {row.institution for row in asked if row.reporter is not None}
+    quorum, deadline_s = steps[0].quorum, steps[0].deadline_s
     collecting = reached.get(State.COLLECTING)
     return RoundState(
         number=number,
         state=state,
-        asked=tuple(sorted(connection.scalars(asked))),
-        reported=tuple(reporters),
-        failed={i: reason for i, reason in failed.items() if i not in reporters},
-        quorum=row.quorum,
-        deadline_s=row.deadline_s,
-        deadline_at=collecting.at + row.deadline_s if collecting else None,
+        asked=tuple(row.institution for row in asked),
+        reported=tuple(sorted(reported)),
+        failed={i: reason for i, reason in failed.items() if i not in reported},
+        quorum=quorum,
+        deadline_s=deadline_s,
+        deadline_at=collecting.at + deadline_s if collecting else None,
         detail=reached[state].detail,
     )
 
@@ -84,9 +122,7 @@ def read_summaries(connection: Connection) -> list[RoundSummary]:
     heads = dict(connection.execute(select(t.chain.c.round, t.chain.c.head)).all())
     summaries = []
     for number, states in sorted(read_states(connection).items()):
-        state = current_state(states)
-        if state is None:
-            raise LedgerError(f"round {number} went through impossible states: verify the ledger")
+        state = _newest(number, states)
         edges, volume = traded.get(number, (0, 0))
         summaries.append(
             RoundSummary(
@@ -100,3 +136,10 @@ def read_summaries(connection: Connection) -> list[RoundSummary]:
             )
         )
     return summaries
+
+
+def _newest(number: int, reached: Iterable[State]) -> State:
+    state = current_state(reached)
+    if state is None:
+        raise LedgerError(f"round {number} went through impossible states: verify the ledger")
+    return state

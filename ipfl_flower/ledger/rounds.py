@@ -15,8 +15,8 @@ from ipfl_flower.ledger.checks import (
     settlement_faults,
 )
 from ipfl_flower.ledger.copying import insert_rows
-from ipfl_flower.ledger.reading import last_round, read_state, read_states
-from ipfl_flower.ledger.records import LedgerError, Report, RoundState, Settlement, State
+from ipfl_flower.ledger.reading import last_round, read_reached, read_state, read_states
+from ipfl_flower.ledger.records import LedgerError, Report, Settlement, State
 from ipfl_flower.ledger.rows import (
     next_entry,
     plain_text,
@@ -47,7 +47,7 @@ def open_round(
     expected = 0 if last is None else last + 1
     if number != expected:
         raise LedgerError(f"round {number} cannot be opened: the next round is {expected}")
-    if last is not None and (state := read_state(connection, last).state) not in SEALED:
+    if last is not None and (state := read_reached(connection, last)) not in SEALED:
         raise LedgerError(f"round {last} is still {state}: settle or abandon it first")
     head_before(connection, number)  # refuses a market that has not begun
     _check_round(connection, number, ids, deadline_s, quorum)
@@ -59,9 +59,9 @@ def open_round(
 
 def collect(connection: Connection, number: int, at: float) -> None:
     """Begin to wait for reports: what earlier rounds owed has been delivered."""
-    known = read_state(connection, number)
-    if known.state is not State.COLLECTING:
-        _require(known, State.COLLECTING)
+    state = read_reached(connection, number)
+    if state is not State.COLLECTING:
+        _require(number, state, State.COLLECTING)
         for earlier, states in sorted(read_states(connection).items()):
             if current_state(states) is State.SETTLED:
                 raise LedgerError(f"round {number} cannot collect: deliver round {earlier} first")
@@ -70,15 +70,15 @@ def collect(connection: Connection, number: int, at: float) -> None:
 
 def deliver(connection: Connection, number: int, at: float) -> None:
     """Finish a round: everybody has been sent what it brought them."""
-    known = read_state(connection, number)
-    if known.state is not State.DELIVERED:
-        _require(known, State.DELIVERED)
+    state = read_reached(connection, number)
+    if state is not State.DELIVERED:
+        _require(number, state, State.DELIVERED)
         _enter(connection, number, State.DELIVERED, None, at)
 
 
 def report(connection: Connection, new: Report, at: float) -> None:
     """Record what an institution replied."""
-    known, name = _asked(connection, new.round, new.institution)
+    state, name = _asked(connection, new.round, new.institution)
     where = f"institution {name!r} in round {new.round}"
     row = report_row(new)
     query = select(t.reports).where(
@@ -90,8 +90,8 @@ def report(connection: Connection, new: Report, at: float) -> None:
         if changed:
             raise LedgerError(f"{where} has already reported other {', '.join(changed)}")
         return
-    if known.state is not State.COLLECTING:
-        raise LedgerError(f"{where} reports, but the round is {known.state}: the reply is too late")
+    if state is not State.COLLECTING:
+        raise LedgerError(f"{where} reports, but the round is {state}: the reply is too late")
     cap_query = select(t.institutions.c.samples_cap).where(t.institutions.c.id == new.institution)
     cap = connection.scalar(cap_query)
     if cap is not None and new.terms.samples > cap:
@@ -104,7 +104,7 @@ def report(connection: Connection, new: Report, at: float) -> None:
 def refuse(connection: Connection, number: int, institution: int, reason: str, at: float) -> None:
     """Record why an institution's reply does not count."""
     reason = plain_text(reason)
-    known, name = _asked(connection, number, institution)
+    state, name = _asked(connection, number, institution)
     where = f"institution {name!r} in round {number}"
     query = select(t.refusals.c.reason).where(
         t.refusals.c.round == number, t.refusals.c.institution == institution
@@ -112,8 +112,8 @@ def refuse(connection: Connection, number: int, institution: int, reason: str, a
     earlier = connection.scalars(query.order_by(t.refusals.c.attempt)).all()
     if earlier and earlier[-1] == reason:
         return
-    if known.state not in {State.OPEN, State.COLLECTING}:
-        raise LedgerError(f"{where} cannot be refused: the round is {known.state}")
+    if state not in {State.OPEN, State.COLLECTING}:
+        raise LedgerError(f"{where} cannot be refused: the round is {state}")
     if not reason:
         raise LedgerError(f"{where} is refused without a reason: give one")
     key = {"round": number, "institution": institution, "attempt": len(earlier)}
@@ -126,7 +126,7 @@ def abandon(connection: Connection, number: int, reason: str, at: float) -> str:
     known = read_state(connection, number)
     if known.state is State.ABANDONED and known.detail == reason:
         return _head(connection, number)
-    _require(known, State.ABANDONED)
+    _require(number, known.state, State.ABANDONED)
     if not reason:
         raise LedgerError(f"round {number} is abandoned without a reason: give one")
     _enter(connection, number, State.ABANDONED, reason, at)
@@ -148,7 +148,7 @@ def commit(connection: Connection, settlement: Settlement, at: float) -> str:
         if changed:
             raise LedgerError(f"round {number} is settled already, with other {', '.join(changed)}")
         return _head(connection, number)
-    _require(known, State.SETTLED)
+    _require(number, known.state, State.SETTLED)
     if len(known.reported) < known.quorum:
         raise LedgerError(
             f"round {number} has {len(known.reported)} reports and a quorum of {known.quorum}: "
@@ -176,12 +176,10 @@ def _check_round(
         raise LedgerError(f"{where}: a quorum of {quorum} among {len(ids)} asked is impossible")
 
 
-def _require(known: RoundState, state: State) -> None:
-    if state not in NEXT_STATES[known.state]:
-        allowed = " or ".join(sorted(NEXT_STATES[known.state])) or "nothing else"
-        raise LedgerError(
-            f"round {known.number} is {known.state} and cannot become {state}, only {allowed}"
-        )
+def _require(number: int, reached: State, state: State) -> None:
+    if state not in NEXT_STATES[reached]:
+        allowed = " or ".join(sorted(NEXT_STATES[reached])) or "nothing else"
+        raise LedgerError(f"round {number} is {reached} and cannot become {state}, only {allowed}")
 
 
 def _require_reports(connection: Connection, settlement: Settlement) -> None:
@@ -211,12 +209,18 @@ def _require_reports(connection: Connection, settlement: Settlement) -> None:
             )
 
 
-def _asked(connection: Connection, number: int, institution: int) -> tuple[RoundState, str]:
-    known = read_state(connection, number)
-    if institution not in known.asked:
+def _asked(connection: Connection, number: int, institution: int) -> tuple[State, str]:
+    """Look up the round's state and the name of an institution that it asked."""
+    state = read_reached(connection, number)
+    query = (
+        select(t.institutions.c.name)
+        .join(t.asked, t.asked.c.institution == t.institutions.c.id)
+        .where(t.asked.c.round == number, t.asked.c.institution == institution)
+    )
+    name: str | None = connection.scalar(query)
+    if name is None:
         raise LedgerError(f"round {number} did not ask institution {institution}: ignore its reply")
-    query = select(t.institutions.c.name).where(t.institutions.c.id == institution)
-    return known, str(connection.scalar(query))
+    return state, name
 
 
 def _enter(

@@ -7,11 +7,13 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import IO, Any, Final
 
-from sqlalchemy import URL, Connection, create_engine, event, text
+from sqlalchemy import URL, Connection, Index, Table, create_engine, event, text
+from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateIndex, CreateTable
 
@@ -59,7 +61,6 @@ class SQLite(Database):
         self._held: IO[str] | None = None
         self.engine = create_engine(URL.create("sqlite+pysqlite", database=str(path)))
         event.listen(self.engine, "connect", _on_connect)
-        event.listen(self.engine, "begin", _on_begin)
 
     def connect(self, *, create: bool) -> str:
         """See that there is a file that can be read, making a new ledger (mode 0600) if it may."""
@@ -140,7 +141,8 @@ class SQLite(Database):
     def session(self, *, write: bool) -> Iterator[Connection]:
         """Lend a connection whose transactions begin deferred, or at once to write."""
         with self.engine.connect() as connection:
-            connection.execution_options(write=write)
+            # Not in a listener of SQLAlchemy's: one listener makes every statement look for others.
+            _raw(connection).execute("BEGIN IMMEDIATE" if write else "BEGIN")
             yield connection
 
     def health(self, connection: Connection) -> list[str]:
@@ -153,7 +155,7 @@ class SQLite(Database):
         stored: dict[str, str] = dict(connection.execute(text(query)).all())
         wrong += [
             f"the definition of {name} is not the ledger's"
-            for name, statement in _definitions(connection)
+            for name, statement in _definitions()
             if stored.get(name, "").strip() != statement
         ]
         wrong += [
@@ -243,12 +245,18 @@ def _make(path: Path) -> None:
         new.close()
 
 
-def _definitions(connection: Connection) -> Iterator[tuple[str, str]]:
+@cache
+def _definitions() -> list[tuple[str, str]]:
     """Spell each table and index as it was made: a changed constraint lets in what it kept out."""
+    made: list[tuple[str, Table | Index]] = []
     for table in t.METADATA.sorted_tables:
-        yield table.name, str(CreateTable(table).compile(connection)).strip()
-        for index in table.indexes:
-            yield str(index.name), str(CreateIndex(index).compile(connection)).strip()
+        made += [(table.name, table), *((str(index.name), index) for index in table.indexes)]
+    return [(name, _spelled(item)) for name, item in made]
+
+
+def _spelled(item: Table | Index) -> str:
+    create = CreateTable(item) if isinstance(item, Table) else CreateIndex(item)
+    return str(create.compile(dialect=sqlite_dialect())).strip()
 
 
 def _copy_pages(raw: sqlite3.Connection, path: Path) -> None:
@@ -279,11 +287,6 @@ def _raw(connection: Connection) -> Any:
 
 
 def _on_connect(raw: sqlite3.Connection, _record: object) -> None:
-    raw.isolation_level = None  # transactions begin where _on_begin says, not by the driver's guess
+    raw.isolation_level = None  # transactions begin where session() says, not by the driver's guess
     for pragma in _PRAGMAS:
         raw.execute(pragma)
-
-
-def _on_begin(connection: Connection) -> None:
-    write = connection.get_execution_options().get("write", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")

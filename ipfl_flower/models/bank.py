@@ -11,16 +11,18 @@ from numpy.typing import NDArray
 
 from ipfl_flower.models.centres import CentreFile
 from ipfl_flower.models.gram import Gram
-from ipfl_flower.models.layout import Arrays, Layout, row_digest
+from ipfl_flower.models.layout import Arrays, Layout, model_digest
 from ipfl_flower.models.rows import RowFile
+from ipfl_flower.models.stored import Reference, StoredModel
 
 
 class ModelBank:
     """The models of a round, one row each.
 
     The bytes of a row are those that the institution sent; arithmetic works on blocks of columns,
-    so the memory of the process does not grow with the number of models or their size (beside
-    θ_ref, and the model at hand). Not for use from several threads at once; it uses several itself.
+    so the memory of the process does not grow with the number of models or their size (beside the
+    model at hand, which is not copied). Not for use from several threads at once; it uses several
+    itself.
 
     Parameters
     ----------
@@ -32,7 +34,8 @@ class ModelBank:
     rows
         Number of rows, m: one for each institution, active or not.
     reference
-        θ_ref, what updates are differences to.
+        θ_ref, what updates are differences to. A model is written to a file without a name beside
+        the bank; banks of one market share a :class:`Reference`, which its owner closes.
     threads
         That share a pass over the bank; as many as the process has processors by default.
 
@@ -51,18 +54,29 @@ class ModelBank:
         path: Path,
         layout: Layout,
         rows: int,
-        reference: Mapping[str, NDArray[Any]],
+        reference: Mapping[str, NDArray[Any]] | Reference,
         *,
         threads: int | None = None,
     ) -> None:
         self._threads = len(os.sched_getaffinity(0)) if threads is None else threads
         if rows < 1 or self._threads < 1:
             raise ValueError(f"{rows} rows, {self._threads} threads: a bank needs one of each")
-        layout.check(reference)
         self.path = path
         self.layout = layout
-        self._reference = layout.flatten(reference)
-        self._rows = RowFile(path, layout, rows, row_digest(layout, self._reference))
+        self._own: Reference | None = None
+        if not isinstance(reference, Reference):
+            layout.check(reference)
+            digest = model_digest(layout, reference)
+        else:
+            digest = reference.digest
+        self._rows = RowFile(path, layout, rows, digest)
+        if not isinstance(reference, Reference):
+            try:
+                reference = self._own = Reference(layout, reference, path.parent)
+            except BaseException:
+                self._rows.close()
+                raise
+        self._reference = reference
         self._gram = Gram(self._rows, layout, self._reference, rows, self._threads)
         self._centres = CentreFile(path.with_name(path.name + ".centres"), layout)
 
@@ -90,12 +104,11 @@ class ModelBank:
         """
         self._check_row(i)
         self.layout.check(arrays)
-        row = self.layout.flatten(arrays)
-        digest = row_digest(self.layout, row)
+        digest = model_digest(self.layout, arrays)
         # A reply that comes twice costs nothing.
         if digest != self._rows.digests[i]:
             self._gram.changed(i)
-            self._rows.write(i, row, digest)
+            self._rows.write(i, self.layout.row(arrays), digest)
         self._gram.fold_complete()
         return digest
 
@@ -182,25 +195,30 @@ class ModelBank:
             raise ValueError(f"mixing gives row {absent[0]} a weight, which holds no model")
         return self._centres.write(self._rows, self._reference, mixing, self._threads)
 
-    def centre(self, i: int) -> Arrays:
+    def centre(self, i: int) -> StoredModel:
         """Return the centre of row i, rounded to the layout's dtypes; as often as needed.
+
+        Its tensors are read as they are asked for, until the bank is closed or the next
+        :meth:`write_centres`.
 
         Raises
         ------
         BankError
             If the last :meth:`write_centres` gave row i none.
         """
-        return self.layout.restore(self._centres.read(i))
+        return self._centres.model(i)
 
     def centres(self, mixing: NDArray[np.float64]) -> Iterator[tuple[int, Arrays]]:
         """Compute the centres as :meth:`write_centres` does, and yield them one at a time."""
         written = self.write_centres(mixing)
-        return ((i, self.centre(i)) for i in written)
+        return ((i, dict(self.centre(i))) for i in written)
 
     def close(self) -> None:
         """Close the files; the models stay on the disk, the centres are forgotten."""
         self._rows.close()
         self._centres.close()
+        if self._own is not None:
+            self._own.close()
 
     def delete(self) -> None:
         """Close and delete the files."""

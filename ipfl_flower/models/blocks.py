@@ -138,13 +138,13 @@ def subtract(
         Which columns.
     raw : uint8 (rows, at least block.bytes)
         The rows' bytes from ``block.first`` on.
-    reference : uint8 (bytes a row,)
-        The whole reference row.
+    reference : uint8 (at least block.bytes,)
+        The reference's, likewise.
     updates : float32 or float64 (rows, at least block.columns)
         Filled; may be the memory of `raw` if both are float32 and the block is one piece.
     """
     for piece in block.pieces:
-        models, reference_ = piece.of(raw, block.first), piece.of(reference)
+        models, reference_ = piece.of(raw, block.first), piece.of(reference, block.first)
         out = updates[:, piece.span()]
         if piece.dtype == "int16":
             models, reference_ = _widen(models), _widen(reference_)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ipfl_flower.models.blocks import Block, add, block_columns, cut, in_order
 from ipfl_flower.models.layout import Layout
 from ipfl_flower.models.rows import BankError, RowFile, read_fully, write_fully
+from ipfl_flower.models.stored import Reference, StoredModel
 from ipfl_flower.models.window import Window
 
 
@@ -37,7 +38,7 @@ class CentreFile:
     def write(
         self,
         models: RowFile,
-        reference: NDArray[np.uint8],
+        reference: Reference,
         mixing: NDArray[np.float64],
         threads: int,
     ) -> list[int]:
@@ -47,8 +48,8 @@ class CentreFile:
         ----------
         models
             The bank's rows.
-        reference : uint8 (bytes a row,)
-            The row of θ_ref.
+        reference
+            θ_ref.
         mixing : float64 (m, m)
             M, finite; only rows that are present have weights.
         threads
@@ -104,8 +105,8 @@ class CentreFile:
         self._place = {int(i): k for k, i in enumerate(buyers)}
         return list(self._place)
 
-    def read(self, i: int) -> NDArray[np.uint8]:
-        """Return the row of centre i.
+    def model(self, i: int) -> StoredModel:
+        """Return centre i, for as long as it lies there.
 
         Raises
         ------
@@ -114,10 +115,15 @@ class CentreFile:
         """
         if self._file is None or i not in self._place:
             raise BankError(f"{self.path} holds no centre of row {i}: write the centres first")
-        row = np.empty(self._layout.bytes, np.uint8)
         position = self._place[i] * self._layout.bytes
-        read_fully(self._file.fileno(), row.data, position, self.path)
-        return row
+        file, path = self._file, self.path
+
+        def read_into(buffer: memoryview, first: int) -> None:
+            if self._file is not file:
+                raise BankError(f"{path} holds other centres by now: ask for the centre again")
+            read_fully(file.fileno(), buffer, position + first, path)
+
+        return StoredModel(self._layout, read_into)
 
     def close(self) -> None:
         """Close the file, and with it forget the centres; closing twice is fine."""

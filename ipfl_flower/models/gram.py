@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from ipfl_flower.models.blocks import DEPTH, Block, block_columns, cut, in_order
 from ipfl_flower.models.layout import Layout
 from ipfl_flower.models.rows import RowFile
+from ipfl_flower.models.stored import Reference
 from ipfl_flower.models.window import Window
 
 # Rows of a group: products of 64 × 512 run at four fifths of the speed of large square ones, and
@@ -47,8 +48,8 @@ class Gram:
         The bank's file.
     layout
         Of its rows.
-    reference : uint8 (bytes a row,)
-        The row of θ_ref.
+    reference
+        θ_ref.
     count
         Number of rows, m.
     threads
@@ -59,7 +60,7 @@ class Gram:
         self,
         rows: RowFile,
         layout: Layout,
-        reference: NDArray[np.uint8],
+        reference: Reference,
         count: int,
         threads: int,
     ) -> None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -17,6 +17,7 @@ Arrays: TypeAlias = dict[str, NDArray[Any]]
 # same everywhere. NumPy lacks bfloat16: an int16 tensor *is* bfloat16 bits (docs/adr/0003).
 STORED = {"float16": "<f2", "float32": "<f4", "float64": "<f8", "int16": "<i2"}
 _BFLOAT16_EXPONENT = 0x7F80
+_STRETCH = 2**20  # parameters
 
 
 class ModelError(ValueError):
@@ -124,18 +125,26 @@ class Layout:
                 raise ModelError(f"tensor {name!r} has shape {tensor.shape}, must have {shape}")
             _check_finite(name, tensor)
 
-    def flatten(self, arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.uint8]:
-        """Return the row of a model that passed :meth:`check`.
+    def row(self, arrays: Mapping[str, NDArray[Any]]) -> Iterator[NDArray[np.uint8]]:
+        """Yield the row of a model that passed :meth:`check`, piece by piece.
 
-        Returns
-        -------
-        uint8 (bytes,)
-            The tensors' own bytes, C order, little-endian; zero between them.
+        Yields
+        ------
+        uint8 (any,)
+            The tensors' own bytes, C order, little-endian; zero between them. What lies so in
+            memory is not copied.
         """
-        row = np.zeros(self.bytes, np.uint8)
-        for name, tensor in self.restore(row).items():
-            tensor[...] = arrays[name]
-        return row
+        end = 0
+        for name, dtype, offset in zip(self.names, self.dtypes, self.offsets, strict=True):
+            if offset > end:
+                yield np.zeros(offset - end, np.uint8)
+            tensor = np.ascontiguousarray(arrays[name], STORED[dtype])
+            end = offset + tensor.nbytes
+            yield tensor.reshape(-1).view(np.uint8)
+
+    def flatten(self, arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.uint8]:
+        """Return what :meth:`row` yields in one piece, uint8 (bytes,)."""
+        return np.concatenate(list(self.row(arrays)))
 
     def restore(self, row: NDArray[np.uint8]) -> Arrays:
         """Return the tensors of a row, bit for bit what was flattened.
@@ -159,21 +168,42 @@ class Layout:
         return arrays
 
 
-def row_digest(layout: Layout, row: NDArray[np.uint8]) -> str:
-    """Return what a model is known by: SHA-256, in hex, of the layout's digest and the row."""
+def row_digest(layout: Layout, row: Iterable[NDArray[np.uint8]]) -> str:
+    """Return what a model is known by: SHA-256, in hex, of the layout's digest and the row.
+
+    Parameters
+    ----------
+    layout
+    row : iterable of uint8 (any,)
+        The row's bytes, in pieces.
+    """
     digest = hashlib.sha256(bytes.fromhex(layout.digest))
-    digest.update(row.data)
+    for piece in row:
+        digest.update(piece.data)
     return digest.hexdigest()
 
 
+def model_digest(layout: Layout, arrays: Mapping[str, NDArray[Any]]) -> str:
+    """Return the :func:`row_digest` of a model that passed ``layout.check``."""
+    return row_digest(layout, layout.row(arrays))
+
+
 def _check_finite(name: str, tensor: NDArray[Any]) -> None:
-    if tensor.dtype.name == "int16":
-        finite = (tensor & _BFLOAT16_EXPONENT) != _BFLOAT16_EXPONENT
-    else:
-        finite = np.isfinite(tensor)
-    if not finite.all():
-        bad = np.argwhere(~finite)
-        index = tuple(int(k) for k in bad[0])
+    bad, first = 0, 0
+    # In stretches: a mask of a large tensor would be as long as a quarter of it, or more.
+    flat = tensor.reshape(-1)
+    for start in range(0, flat.size, _STRETCH):
+        wrong = np.flatnonzero(~_finite(flat[start : start + _STRETCH]))
+        first = first if bad or not len(wrong) else start + int(wrong[0])
+        bad += len(wrong)
+    if bad:
+        index = tuple(int(k) for k in np.unravel_index(first, tensor.shape))
         raise ModelError(
-            f"tensor {name!r} is not finite in {len(bad)} of {tensor.size} values, first at {index}"
+            f"tensor {name!r} is not finite in {bad} of {tensor.size} values, first at {index}"
         )
+
+
+def _finite(values: NDArray[Any]) -> NDArray[np.bool_]:
+    if values.dtype.name == "int16":
+        return np.asarray((values & _BFLOAT16_EXPONENT) != _BFLOAT16_EXPONENT)
+    return np.asarray(np.isfinite(values))

@@ -8,6 +8,7 @@ writing one never touches another's blocks.
 import hashlib
 import os
 import struct
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -106,8 +107,8 @@ class RowFile:
             raise BankError(f"{self.path} holds no row {i}: put it first")
         return digest
 
-    def write(self, i: int, row: NDArray[np.uint8], digest: str) -> None:
-        """Make `row`, whose digest is `digest`, row i, durably.
+    def write(self, i: int, row: Iterable[NDArray[np.uint8]], digest: str) -> None:
+        """Make `row`, pieces of bytes whose digest is `digest`, row i, durably.
 
         Raises
         ------
@@ -119,7 +120,10 @@ class RowFile:
             # While the bytes change the old digest would be a lie.
             self.digests[i] = None
             self._write_entry(i, _ABSENT)
-        self._write(row.data, position)
+        for piece in row:
+            write_fully(self._descriptor, piece.data, position, self.path)
+            position += len(piece)
+        self._sync()
         self._write_entry(i, bytes.fromhex(digest) + _seal(i, digest))
         self.digests[i] = digest
 
@@ -134,7 +138,7 @@ class RowFile:
         digest = self.digest(i)
         row = np.empty(self._layout.bytes, np.uint8)
         self.read_into(row.data, i, 0)
-        if row_digest(self._layout, row) != digest:
+        if row_digest(self._layout, [row]) != digest:
             raise BankError(f"{self.path} was changed on the disk: row {i}; {_REMEDY}")
         return row
 
@@ -198,10 +202,11 @@ class RowFile:
         return digest
 
     def _write_entry(self, i: int, entry: bytes) -> None:
-        self._write(memoryview(entry), self._table + i * _ENTRY_BYTES)
+        position = self._table + i * _ENTRY_BYTES
+        write_fully(self._descriptor, memoryview(entry), position, self.path)
+        self._sync()
 
-    def _write(self, data: memoryview, position: int) -> None:
-        write_fully(self._descriptor, data, position, self.path)
+    def _sync(self) -> None:
         try:
             os.fdatasync(self._descriptor)
         except OSError as error:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from ipfl_flower.models.blocks import Block, subtract
 from ipfl_flower.models.layout import Layout
 from ipfl_flower.models.rows import RowFile
+from ipfl_flower.models.stored import Reference
 
 
 class Window:
@@ -20,8 +21,8 @@ class Window:
         The bank's rows.
     layout
         Of the rows.
-    reference : uint8 (bytes a row,)
-        The row of θ_ref.
+    reference
+        θ_ref.
     numbers
         Which rows, ascending. A row that is absent when the window is made has the update zero.
     blocks
@@ -41,11 +42,14 @@ class Window:
         v = θ − θ_ref; zero right of the block.
     """
 
+    raw: NDArray[np.uint8]
+    updates: NDArray[Any]
+
     def __init__(
         self,
         file: RowFile,
         layout: Layout,
-        reference: NDArray[np.uint8],
+        reference: Reference,
         numbers: Sequence[int],
         blocks: Sequence[Block],
         columns: int,
@@ -56,13 +60,14 @@ class Window:
         self._file = file
         self._reference = reference
         self._absent = [k for k, i in enumerate(numbers) if not file.has(i)]
+        width = max((block.bytes for block in blocks), default=0)
+        self._reference_raw = np.zeros(width, np.uint8)
         dtype = np.float64 if exact else np.float32
-        self.updates: NDArray[Any] = np.zeros((len(numbers), columns), dtype)
+        self.updates = np.zeros((len(numbers), columns), dtype)
         if set(layout.dtypes) == {"float32"} and not exact and not keep_raw:
             # Subtracted where it was read: half the memory to go through.
             self.raw = self.updates.view(np.uint8)
         else:
-            width = max((block.bytes for block in blocks), default=0)
             self.raw = np.zeros((len(numbers), width), np.uint8)
         self._lines = [
             (i, line.data) for i, line in zip(numbers, self.raw, strict=True) if file.has(i)
@@ -79,7 +84,8 @@ class Window:
         first, length = block.first, block.bytes
         for i, line in self._lines:
             self._file.read_into(line[:length], i, first)
-        subtract(block, self.raw, self._reference, self.updates)
+        self._reference.read_into(self._reference_raw.data[:length], first)
+        subtract(block, self.raw, self._reference_raw, self.updates)
         # Where there is no row the file says nothing, or what a crash left.
         self.updates[self._absent] = 0.0
         self.updates[:, block.columns :] = 0.0

@@ -1,10 +1,10 @@
 """What a task is: a seeded model, one institution's data, a loss and an accuracy."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +52,7 @@ class Task(ABC):
     Attributes
     ----------
     name
-        What ``[task] name`` in an institution.toml calls it.
+        What error messages call it, and ``[task] name`` of an institution.toml if it is built in.
     seed
         Seed of the split, and with ``institution`` and the round of the training batches.
     institution
@@ -63,9 +63,45 @@ class Task(ABC):
     seed: int
     institution: int
 
+    @classmethod
+    def from_options(cls, **options: Any) -> Self:
+        """Make the task that a ``[task]`` table describes.
+
+        Parameters
+        ----------
+        options
+            The table without its name.
+
+        Raises
+        ------
+        TypeError
+            An option is missing or unknown.
+        pydantic.ValidationError, TaskError
+            An option is wrong.
+        """
+        return cls(**options)
+
     @abstractmethod
     def build_model(self, seed: int) -> nn.Module:
         """Build the untrained model: the same seed gives the same weights everywhere."""
+
+    def shareable(self, model: nn.Module) -> Iterable[str]:
+        """Name what of the model is traded; by default every floating-point entry.
+
+        What is named travels, is averaged into prox-centres and is held near them. The rest never
+        leaves the institution, which keeps it over restarts as far as training changes it.
+
+        Parameters
+        ----------
+        model
+            As :meth:`build_model` gives it.
+
+        Returns
+        -------
+        iterable of str
+            Names of floating-point entries of its state_dict, the same at all institutions.
+        """
+        return [name for name, entry in model.state_dict().items() if entry.is_floating_point()]
 
     @abstractmethod
     def data(self) -> LocalData:

@@ -54,6 +54,7 @@ class FashionMnist(ImageTask):
     """Fashion-MNIST with a small MLP or a small CNN."""
 
     name: ClassVar[str] = "fashion_mnist"
+    options_type = FashionOptions
 
     def __init__(self, options: FashionOptions) -> None:
         super().__init__(options)

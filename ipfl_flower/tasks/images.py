@@ -7,7 +7,7 @@ others choose.
 
 from abc import abstractmethod
 from functools import cached_property
-from typing import Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -92,12 +92,24 @@ class ImageTask(Task):
     ----------
     options
         Which slice, checked.
+
+    Attributes
+    ----------
+    options_type
+        What the ``[task]`` table is checked by.
     """
+
+    options_type: ClassVar[type[SliceOptions]] = SliceOptions
 
     def __init__(self, options: SliceOptions) -> None:
         self.options = options
         self.seed = options.seed
         self.institution = options.institution
+
+    @classmethod
+    def from_options(cls, **options: Any) -> Self:
+        """Make the task of a ``[task]`` table; see :meth:`Task.from_options`."""
+        return cls(cls.options_type(**options))
 
     @abstractmethod
     def read(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

@@ -10,16 +10,20 @@ python -m ipfl_flower.trainer.baselines --institution a.toml --institution b.tom
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from ipfl_flower.tasks import TaskDataError, TaskError
 from ipfl_flower.trainer.arrays import Arrays, read_arrays, to_arrays
 from ipfl_flower.trainer.errors import ArraysError, InstitutionError, TrainingError
 from ipfl_flower.trainer.institution import Institution
 from ipfl_flower.trainer.learner import Learner, Scores
+from ipfl_flower.trainer.parts import Parts
 
 
 def local_only(
@@ -50,10 +54,11 @@ def local_only(
     accuracies = []
     for institution in institutions:
         learner = Learner(institution)
-        arrays, best = start, None
+        learner.put(start)
+        best = None
         for number in range(rounds):
-            arrays, _ = learner.train(arrays, round_number=number)
-            best = _best(best, learner.trained_scores(arrays, round_number=number))
+            learner.train(round_number=number)
+            best = _best(best, learner.trained_scores(round_number=number))
         accuracies.append(best.test_accuracy if best else float("nan"))
     return accuracies
 
@@ -72,14 +77,23 @@ def fedavg(
     weights /= weights.sum()
     best: list[Scores | None] = [None] * len(learners)
     for number in range(rounds):
-        models = [learner.train(shared, round_number=number)[0] for learner in learners]
-        shared = {
-            name: np.tensordot(weights, [m[name] for m in models], 1).astype(array.dtype)
-            for name, array in shared.items()
-        }
+        for learner in learners:
+            learner.put(shared)
+            learner.train(round_number=number)
+        shared = _mean([learner.shared for learner in learners], weights)
         for i, learner in enumerate(learners):
-            best[i] = _best(best[i], learner.trained_scores(shared, round_number=number))
+            learner.put(shared)
+            best[i] = _best(best[i], learner.trained_scores(round_number=number))
     return [scores.test_accuracy if scores else float("nan") for scores in best]
+
+
+def _mean(models: Sequence[Mapping[str, Tensor]], weights: NDArray[np.float64]) -> Arrays:
+    """Average models in float64, each entry then rounded to its own dtype."""
+    mean = {}
+    for name, tensor in models[0].items():
+        entries = [model[name].double().cpu().numpy() for model in models]
+        mean[name] = torch.as_tensor(np.tensordot(weights, entries, 1)).to(tensor.dtype)
+    return to_arrays(mean)
 
 
 def _best(best: Scores | None, scores: Scores) -> Scores:
@@ -87,7 +101,8 @@ def _best(best: Scores | None, scores: Scores) -> Scores:
 
 
 def _initial(institutions: Sequence[Institution]) -> Arrays:
-    return to_arrays(institutions[0].task.build_model(0))
+    task = institutions[0].task
+    return to_arrays(Parts(task, task.build_model(0)).shared)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,8 +9,16 @@ class ArraysError(ValueError):
     """A model has other names, shapes or dtypes than expected, or a value that isn't finite."""
 
 
+class ArraysFileError(ArraysError):
+    """A file of a model is missing or damaged."""
+
+
 class RequestError(ValueError):
     """A request can't be served: a wrong model came with it, or its round is over."""
+
+
+class LimitError(RuntimeError):
+    """A request goes beyond what the institution lets its trainer do."""
 
 
 class TrainingError(RuntimeError):

@@ -1,4 +1,4 @@
-"""The institution.toml: who the institution is, its terms, how it trains, and its task."""
+"""The institution.toml: who the institution is, its terms and limits, how it trains, its task."""
 
 import re
 import tomllib
@@ -13,6 +13,7 @@ from ipfl_flower.market import Terms, TermsError
 from ipfl_flower.tasks import Task, TaskError, load_task
 from ipfl_flower.tasks.errors import one_line
 from ipfl_flower.trainer.errors import InstitutionError
+from ipfl_flower.trainer.limits import NO_LIMITS, Limits
 from ipfl_flower.trainer.proximal import Sgd
 
 
@@ -65,6 +66,7 @@ class _File(_Table):
     terms: _Terms
     training: _Training
     task: _Task
+    limits: Limits = NO_LIMITS
 
     @field_validator("operator_key")
     @classmethod
@@ -93,7 +95,7 @@ class Institution:
     leaving
         Whether it leaves the market: it says so with its next reply.
     terms
-        What it reports to the market.
+        What it reports to the market, within its limits.
     sgd
         How it trains in a round.
     task
@@ -102,6 +104,8 @@ class Institution:
         The public key that signs its receipts, 64 hexadecimal digits; None: that of the first one.
     on_alarm
         Whether it goes on when a receipt doesn't fit.
+    limits
+        What no message can make it do.
     """
 
     name: str
@@ -114,6 +118,7 @@ class Institution:
     task: Task
     operator_key: str | None = None
     on_alarm: Literal["continue", "stop"] = "continue"
+    limits: Limits = NO_LIMITS
 
     @classmethod
     def load(cls, path: Path) -> "Institution":
@@ -155,11 +160,12 @@ class Institution:
             device=_device(file.device, path),
             threads=file.training.threads,
             leaving=file.leaving,
-            terms=terms,
+            terms=file.limits.cap(terms),
             sgd=Sgd(**file.training.model_dump(exclude={"threads"})),
             task=task,
             operator_key=file.operator_key,
             on_alarm=file.on_alarm,
+            limits=file.limits,
         )
 
 

@@ -1,4 +1,4 @@
-"""An institution's model and data in memory: train from given arrays, judge given arrays."""
+"""An institution's model and data in memory: train the model, judge it, exchange its arrays."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -7,13 +7,24 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ipfl_flower.tasks import Split
 from ipfl_flower.tasks.base import seeded
 from ipfl_flower.trainer import proximal
-from ipfl_flower.trainer.arrays import Arrays, check_arrays, load_arrays, to_arrays, to_tensors
+from ipfl_flower.trainer.arrays import (
+    Arrays,
+    check_arrays,
+    check_finite,
+    layout,
+    load_arrays,
+    to_arrays,
+    to_tensors,
+)
 from ipfl_flower.trainer.errors import ArraysError, TrainingError
 from ipfl_flower.trainer.institution import Institution
+from ipfl_flower.trainer.parts import Parts
+from ipfl_flower.trainer_api import Spec
 
 _JUDGED_AT_ONCE = 1024  # samples: bounds the memory of an evaluation
 
@@ -43,7 +54,9 @@ class Scores:
 
 
 class Learner:
-    """Trains and judges models of one institution's task on its data.
+    """Trains and judges one model, of one institution's task on its data.
+
+    It is the only copy of the model in memory: others are put into it, and what it gives are views.
 
     Parameters
     ----------
@@ -53,20 +66,40 @@ class Learner:
     Raises
     ------
     TaskError, TaskDataError
-        The data can't be had.
+        The data can't be had, or what the task shares can't be.
     """
 
     def __init__(self, institution: Institution) -> None:
         torch.set_num_threads(institution.threads)
         self._task = institution.task
         self._sgd = institution.sgd
-        self._model = self._task.build_model(seed=0).to(institution.device)
-        self._local = {
-            name: tensor.clone()
-            for name, tensor in self._model.state_dict().items()
-            if not tensor.is_floating_point()
-        }
+        self._device = institution.device
+        self._build()
         self._data = self._task.data().to(institution.device)
+
+    def _build(self) -> None:
+        model = self._task.build_model(seed=0)
+        # On the CPU: a GPU's libraries may put parameters of their own into one piece of memory.
+        self._parts = Parts(self._task, model)
+        self._model = model.to(self._device)
+        self._counters = {name: tensor.clone() for name, tensor in self._parts.counters.items()}
+        self._as_built = True
+
+    def renew(self) -> None:
+        """Make the private part what the task builds, where training has changed it."""
+        if self._parts.private and not self._as_built:
+            del self._model, self._parts  # before there is another
+            self._build()
+
+    @property
+    def shared(self) -> dict[str, Tensor]:
+        """The model's entries that are traded, sharing its memory; may be written."""
+        return self._parts.shared
+
+    @property
+    def private(self) -> dict[str, Tensor]:
+        """The entries that stay and that training may change, as :attr:`shared`."""
+        return self._parts.private
 
     @property
     def sizes(self) -> dict[str, float]:
@@ -78,41 +111,48 @@ class Learner:
             "samples_test": float(len(data.test)),
         }
 
+    @property
+    def layout(self) -> dict[str, Spec]:
+        """Dtype and shape of each array of the shared part."""
+        return layout(self.shared)
+
     def check(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Check that arrays are a model of this task; see :func:`check_arrays`."""
-        check_arrays(self._model, arrays)
+        """Check that arrays are a shared part of this task; see :func:`check_arrays`."""
+        check_arrays(self.shared, arrays)
+
+    def put(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Copy arrays that passed :meth:`check` into the shared part; the private one stays."""
+        load_arrays(self.shared, arrays)
 
     def train(
         self,
-        start: Mapping[str, NDArray[Any]],
         *,
         round_number: int,
         centre: Mapping[str, NDArray[Any]] | None = None,
         coefficient: float = 0.0,
-    ) -> tuple[Arrays, float]:
-        """Train one round from ``start``, with batches that institution and round alone decide.
+    ) -> float:
+        """Train the model for one round, with batches that institution and round alone decide.
 
         Parameters
         ----------
-        start
-            Where training starts.
         round_number
             The round, ≥ 0.
         centre, coefficient
-            See :func:`proximal.train`.
+            See :func:`proximal.train`; the centre is of the shared part, and is read where it lies.
 
         Returns
         -------
-        arrays, loss
-            The trained model, and the mean loss over the steps.
+        float
+            The mean loss over the steps.
 
         Raises
         ------
         TrainingError
             The loss or the model is no longer finite.
         """
-        self._put(start)
-        tensors = None if centre is None else to_tensors(self._model, centre)
+        self._reset_counters()
+        self._as_built = False
+        tensors = None if centre is None else to_tensors(centre, self.shared)
         sequence = np.random.SeedSequence((self._task.seed, self._task.institution, round_number))
         with seeded(int(sequence.generate_state(1)[0])):
             loss = proximal.train(
@@ -123,38 +163,46 @@ class Learner:
                 centre=tensors,
                 coefficient=coefficient,
             )
-        arrays = to_arrays(self._model)
         try:
-            self.check(arrays)
+            check_finite(self.shared | self.private)
         except ArraysError as error:
             raise self._diverged(round_number, str(error)) from error
         if not np.isfinite(loss):
             raise self._diverged(round_number, f"the training loss is {loss}")
-        return arrays, loss
+        return loss
 
-    def scores(self, arrays: Mapping[str, NDArray[Any]]) -> Scores | None:
-        """Judge a model, or return None when it has no finite loss on this data."""
-        self._put(arrays)
+    def arrays(self) -> Arrays:
+        """Return the shared part: read-only views on a CPU, which the next change shows in."""
+        return to_arrays(self.shared)
+
+    def private_arrays(self) -> Arrays:
+        """Return the private part, as :meth:`arrays` does."""
+        return to_arrays(self.private)
+
+    def scores(self) -> Scores | None:
+        """Judge the model, or return None when it has no finite loss on this data."""
+        self._reset_counters()
         self._model.eval()
         scores = Scores(*self._judge(self._data.validation), *self._judge(self._data.test))
         return scores if np.isfinite([scores.validation_loss, scores.test_loss]).all() else None
 
-    def trained_scores(self, arrays: Mapping[str, NDArray[Any]], *, round_number: int) -> Scores:
-        """Judge the model that :meth:`train` gave.
+    def trained_scores(self, *, round_number: int) -> Scores:
+        """Judge the model after :meth:`train`.
 
         Raises
         ------
         TrainingError
             It has no finite loss.
         """
-        scores = self.scores(arrays)
+        scores = self.scores()
         if scores is None:
             raise self._diverged(round_number, "the trained model has no finite loss")
         return scores
 
-    def _put(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        self._model.load_state_dict(self._local, strict=False)
-        load_arrays(self._model, arrays)
+    @torch.no_grad()
+    def _reset_counters(self) -> None:
+        for name, tensor in self._parts.counters.items():
+            tensor.copy_(self._counters[name])
 
     @torch.no_grad()
     def _judge(self, data: Split) -> tuple[float, float]:

@@ -12,17 +12,22 @@ is stable for every κ. h is the effective step, lr / (1 − momentum): a steady
 with momentum by lr·g/(1 − momentum) a step, and with h = lr it would outweigh the quadratic term by
 that factor and the fixed point would not be the minimum.
 
-SGD is written out: making a ``torch.optim.SGD`` imports torch's compiler, 1.5 CPU seconds, and
-Flower starts a process a message.
+SGD is written out: making a ``torch.optim.SGD`` imports torch's compiler, 1.5 CPU seconds.
+
+A parameter takes its step as soon as backpropagation has its gradient, which is then dropped. So
+there is never more than one gradient or two in memory, instead of one for every parameter.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from ipfl_flower.tasks import Split
+from ipfl_flower.trainer import progress
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,8 @@ def train(
     sgd
         Steps and their size.
     centre
-        The prox-centre θ̄: a tensor for each parameter, by name. None: L alone is minimised.
+        The prox-centre θ̄: a tensor for each parameter that is held near it, by name; others follow
+        L alone. None: so do all.
     coefficient
         κ ≥ 0 of κ ‖θ − θ̄‖².
 
@@ -83,25 +89,84 @@ def train(
     -------
     float
         Mean of the loss L over the steps, not finite if training diverged.
+
+    Raises
+    ------
+    RuntimeError
+        The gradient of a parameter came in several parts, as nested (reentrant) backpropagation
+        gives it, or backpropagation needs a parameter after its gradient was complete.
     """
-    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    velocities = {name: torch.zeros_like(p) for name, p in trained.items()}
-    pull = 2 * coefficient * sgd.learning_rate / (1 - sgd.momentum)
+    step = _Step(model, sgd, centre or {}, coefficient)
     total = torch.zeros((), device=data.labels.device)
     steps = sgd.steps(len(data))
     model.train()
-    for rows in _batches(len(data), sgd.batch_size, steps):
-        value = loss(model(data.inputs[rows]), data.labels[rows])
-        gradients = torch.autograd.grad(value, list(trained.values()), materialize_grads=True)
-        total += value.detach()
-        with torch.no_grad():
-            for (name, parameter), gradient in zip(trained.items(), gradients, strict=True):
-                velocity = velocities[name].mul_(sgd.momentum).add_(gradient)
-                velocity.add_(parameter, alpha=sgd.weight_decay)
-                parameter.sub_(velocity, alpha=sgd.learning_rate)
-                if centre is not None:
-                    parameter.lerp_(centre[name], pull / (1 + pull))
+    with step.hooked():
+        for number, rows in enumerate(_batches(len(data), sgd.batch_size, steps)):
+            progress.report(number, steps)
+            value = loss(model(data.inputs[rows]), data.labels[rows])
+            total += value.detach()
+            step.take(value)
     return float(total) / steps
+
+
+class _Step:
+    """One SGD step of every parameter that is trained, during and after backpropagation."""
+
+    def __init__(
+        self, model: nn.Module, sgd: Sgd, centre: Mapping[str, Tensor], coefficient: float
+    ) -> None:
+        self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self._sgd = sgd
+        self._centre = centre
+        pull = 2 * coefficient * sgd.learning_rate / (1 - sgd.momentum)
+        self._weight = pull / (1 + pull)
+        self._velocities: dict[str, Tensor] = {}
+        self._waiting: set[str] = set()
+
+    @contextmanager
+    def hooked(self) -> Iterator[None]:
+        """Let gradients that arrive inside move their parameters."""
+        hooks = [
+            parameter.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
+                partial(self._arrived, name)
+            )
+            for name, parameter in self._parameters.items()
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def take(self, loss: Tensor) -> None:
+        """Take one step down a loss."""
+        self._waiting = set(self._parameters)
+        loss.backward()  # type: ignore[no-untyped-call]
+        for name in self._waiting:  # the loss doesn't depend on them
+            self._move(name, torch.zeros_like(self._parameters[name]))
+
+    def _arrived(self, name: str, parameter: Tensor) -> None:
+        gradient, parameter.grad = parameter.grad, None
+        if name not in self._waiting or gradient is None:
+            raise RuntimeError(
+                f"the gradient of {name!r} came in several parts: use checkpoint(…, "
+                "use_reentrant=False) in the task's model"
+            )
+        self._waiting.remove(name)
+        self._move(name, gradient.to_dense())
+
+    @torch.no_grad()
+    def _move(self, name: str, gradient: Tensor) -> None:
+        parameter, sgd = self._parameters[name], self._sgd
+        if sgd.momentum:
+            if name not in self._velocities:
+                self._velocities[name] = torch.zeros_like(parameter)
+            gradient = self._velocities[name].mul_(sgd.momentum).add_(gradient)
+        if sgd.weight_decay:
+            gradient.add_(parameter, alpha=sgd.weight_decay)
+        parameter.sub_(gradient, alpha=sgd.learning_rate)
+        if name in self._centre:
+            parameter.lerp_(self._centre[name], self._weight)
 
 
 def _batches(samples: int, batch_size: int, steps: int) -> Iterator[Tensor]:

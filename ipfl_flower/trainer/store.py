@@ -1,5 +1,8 @@
 """What an institution keeps on its disk: its trained model, its best one, and its last reply.
 
+Of a model whose task doesn't share all of it there are two files: what was traded, and the private
+part that goes with it.
+
 Model files are written under new names first; ``state.json`` names those that count, and replacing
 it, in one rename, is the commit. So a crash at any moment leaves the state before or the one after,
 never a mixture of two rounds.
@@ -12,12 +15,14 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
 
-from ipfl_flower.trainer.arrays import Arrays, read_arrays, write_arrays
-from ipfl_flower.trainer.errors import ArraysError, StoreError
+from ipfl_flower.trainer.arrays import read_into, write_arrays
+from ipfl_flower.trainer.errors import ArraysError, ArraysFileError, StoreError
 from ipfl_flower.trainer.learner import Scores
 
 _RESTORE = "restore it from a backup, or move the folder away to start anew as a newcomer"
+_FILE = r"^[a-z]+-[0-9]+\.npz$"
 
 
 class Kept(BaseModel):
@@ -26,7 +31,9 @@ class Kept(BaseModel):
     Attributes
     ----------
     file
-        Its name in the store's folder.
+        Name of its shared part in the store's folder.
+    private
+        Name of the private part that it was judged with; None: as the task builds it.
     round
         The round in which it was trained, or whose trades made the centre.
     source
@@ -37,7 +44,8 @@ class Kept(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    file: str = Field(pattern=r"^[a-z]+-[0-9]+\.npz$")
+    file: str = Field(pattern=_FILE)
+    private: str | None = Field(default=None, pattern=_FILE)
     round: int = Field(ge=0)
     source: Literal["trained", "centre"]
     scores: Scores
@@ -58,6 +66,11 @@ class State(BaseModel):
         The best model so far by the validation data, trained or a centre.
     metrics
         What was replied in the last round.
+    initial
+        The file of θ⁰, from which the first round began.
+    begun
+        When the training of rounds was begun within a day, seconds since 1970; kept where the
+        institution limits it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -67,10 +80,12 @@ class State(BaseModel):
     trained: Kept | None = None
     best: Kept | None = None
     metrics: dict[str, float] = Field(default_factory=dict)
+    initial: str | None = Field(default=None, pattern=_FILE)
+    begun: list[float] = Field(default_factory=list)
 
-    def new_file(self, source: Literal["trained", "centre"]) -> str:
+    def new_file(self, content: Literal["trained", "centre", "private", "initial"]) -> str:
         """Name a model file of the next commit; no earlier commit has used the name."""
-        return f"{source}-{self.commits + 1:06d}.npz"
+        return f"{content}-{self.commits + 1:06d}.npz"
 
 
 class Store:
@@ -111,20 +126,33 @@ class Store:
             )
         return state
 
-    def model(self, kept: Kept) -> Arrays:
-        """Read a model; its bytes are checked against the file's own CRC.
+    def read(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        """Read one part of a model into tensors; its bytes are checked against the file's CRC.
+
+        Parameters
+        ----------
+        name
+            A file that the state names.
+        tensors
+            The same part of the task's model. After an error they hold anything.
 
         Raises
         ------
         StoreError
-            The file is missing or damaged.
+            The file is missing or damaged, or is of another task's model.
         """
+        path = self._folder / name
         try:
-            return read_arrays(self._folder / kept.file)
-        except ArraysError as error:
+            read_into(path, tensors)
+        except ArraysFileError as error:
             raise StoreError(f"{error}: {_RESTORE}") from error
+        except ArraysError as error:
+            raise StoreError(
+                f"{path} isn't a model of this task ({error}): undo the change of [task], or set "
+                "an empty state_dir"
+            ) from error
 
-    def commit(self, state: State, models: Mapping[str, Mapping[str, NDArray[Any]]]) -> None:
+    def commit(self, state: State, models: Mapping[str, Mapping[str, NDArray[Any]]]) -> State:
         """Make ``state`` the current one, durably, and drop the files that it doesn't name.
 
         Parameters
@@ -132,14 +160,22 @@ class Store:
         state
             The new state, derived from :meth:`state`.
         models
-            New models by file name; those that ``state`` doesn't name are passed over.
+            New parts of models by file name, written from the memory where they lie; those that
+            ``state`` doesn't name are passed over.
+
+        Returns
+        -------
+        State
+            As it was written, from which the next is derived.
 
         Raises
         ------
         StoreError
             The folder can't be written; the state is the one before or the new one, whole.
         """
-        named = {kept.file for kept in (state.trained, state.best) if kept is not None}
+        kept = [model for model in (state.trained, state.best) if model is not None]
+        files = [state.initial, *(name for model in kept for name in (model.file, model.private))]
+        named = {name for name in files if name}
         committed = state.model_copy(update={"commits": state.commits + 1})
         try:
             if not self._folder.exists():
@@ -156,6 +192,7 @@ class Store:
                 f"{self._folder} can't be written ({error.strerror}): free space on its disk, or "
                 "let this process write there"
             ) from error
+        return committed
 
     def _write_state(self, state: State) -> None:
         """Replace ``state.json``: the commit."""

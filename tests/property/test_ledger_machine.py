@@ -1,7 +1,10 @@
 """The ledger beside a model of plain dicts: whatever is said, repeated, refused or restarted."""
 
 import dataclasses
+import shutil
 import tempfile
+from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +22,7 @@ from hypothesis.stateful import (
 from ipfl_flower.ledger import Ledger, LedgerError, Report, Settlement, State
 from ipfl_flower.market import Rules, Terms, clear
 
-INSTITUTIONS_MAX = 5
+INSTITUTIONS_MAX = 6
 TERMS = st.builds(
     Terms,
     samples=st.sampled_from([0, 50, 400]),
@@ -56,7 +59,9 @@ class LedgerMachine(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
-        self.path = Path(self.folder.name) / "ledger.db"
+        self.path = Path(self.folder.name) / "0" / "ledger.db"
+        self.path.parent.mkdir()
+        self.lives = 1
         self.ledger = Ledger.open(self.path)
         self.names = []
         self.rounds = []  # a dict each: state, asked, quorum, reports, failed, head
@@ -92,10 +97,14 @@ class LedgerMachine(RuleBasedStateMachine):
         )
 
     def refused(self, step, *arguments):
-        before = self.view()
         with pytest.raises(LedgerError) as caught:
             getattr(self.ledger, step)(*arguments)
         assert "\n" not in str(caught.value)
+
+    @contextmanager
+    def nothing_changes(self):
+        before = self.view()
+        yield
         assert self.view() == before
 
     @property
@@ -110,11 +119,26 @@ class LedgerMachine(RuleBasedStateMachine):
 
     # --- steps ------------------------------------------------------------------------------------
 
-    @initialize()
-    def begin(self):
+    @initialize(leaver=st.sampled_from([None, 0, 2]), seed=st.integers(0, 9))
+    def begin(self, leaver, seed):
+        """Begin with a round that has a bit of everything: chance alone seldom gets so far."""
         self.say("begin", {"market": "of a test"})
-        for _ in range(2):
+        for _ in range(5):
             self.enrol()
+        self.open_for((0, 1, 2, 3), 3)
+        self.collect()
+        for i in range(3):
+            self.settle(seed)  # refused: below the quorum
+            self.tell(i, Terms(50 + i, 0.125, 1e6), leaving=i == leaver)
+            with self.nothing_changes():
+                self.come_uninvited()
+                self.hurry()
+        self.fail(0)  # its first reply counts all the same
+        self.fail(3)
+        self.settle(seed)
+        assert any(self.lines.values())
+        self.open_for((0, 1, 2), 2)
+        self.collect()  # refused until the round before is delivered
 
     @precondition(lambda self: len(self.names) < INSTITUTIONS_MAX)
     @rule()
@@ -139,7 +163,9 @@ class LedgerMachine(RuleBasedStateMachine):
         everybody = range(len(self.names))
         some = st.sets(st.sampled_from(everybody)) | st.just({*everybody})
         asked = tuple(sorted(data.draw(some)))
-        quorum = data.draw(st.integers(0, min(2, len(asked))))
+        self.open_for(asked, data.draw(st.integers(0, min(2, len(asked)))))
+
+    def open_for(self, asked, quorum):
         number = len(self.rounds)
         self.say("open_round", number, asked, 10.0, quorum, only_in=(number, State.OPEN))
         self.rounds.append(
@@ -156,7 +182,8 @@ class LedgerMachine(RuleBasedStateMachine):
     def collect(self):
         number = len(self.rounds) - 1
         if any(known["state"] is State.SETTLED for known in self.rounds):
-            self.refused("collect", number)
+            with self.nothing_changes():
+                self.refused("collect", number)
             self.deliver()
         self.say("collect", number, only_in=(number, State.COLLECTING))
         self.last["state"] = State.COLLECTING
@@ -164,26 +191,33 @@ class LedgerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.last_is(State.COLLECTING) and self.last["asked"])
     @rule(data=st.data())
     def report(self, data):
-        number = len(self.rounds) - 1
         for i in sorted(data.draw(st.sets(st.sampled_from(self.last["asked"]), min_size=1))):
-            terms, leaving = data.draw(TERMS), data.draw(st.sampled_from([False, False, True]))
-            new = Report(number, i, terms, f"model {number}/{i}", leaving, {"loss": 0.5})
-            if self.last["reports"].get(i, new) == new:
-                self.say("report", new)
-                self.last["reports"][i] = new
-            else:
-                self.refused("report", new)
+            self.tell(i, data.draw(TERMS), leaving=data.draw(st.sampled_from([False, False, True])))
+
+    def tell(self, i, terms, *, leaving):
+        number = len(self.rounds) - 1
+        new = Report(number, i, terms, f"model {number}/{i}", leaving, {"loss": 0.5})
+        if self.last["reports"].get(i, new) == new:
+            self.say("report", new)
+            self.last["reports"][i] = new
+        else:
+            self.refused("report", new)
 
     @precondition(lambda self: self.last_is(State.OPEN, State.COLLECTING) and self.last["asked"])
     @rule(data=st.data())
     def refuse(self, data):
-        number, i = len(self.rounds) - 1, data.draw(st.sampled_from(self.last["asked"]))
+        self.fail(data.draw(st.sampled_from(self.last["asked"])))
+
+    def fail(self, i):
+        number = len(self.rounds) - 1
         self.say("refuse", number, i, f"{i} failed")
         self.last["failed"][i] = f"{i} failed"
 
     def settle(self, seed):
         number = len(self.rounds) - 1
         settlement = settlement_of(number, self.reports_of_last(), seed)
+        with self.nothing_changes():
+            self.settle_something_else()
         if len(self.last["reports"]) < self.last["quorum"]:
             self.refused("commit", settlement)
             return
@@ -195,6 +229,7 @@ class LedgerMachine(RuleBasedStateMachine):
             payer, payee = self.names[ids[buyer]], self.names[ids[seller]]
             self.lines[payer].append((number, payee, "paid", amount))
             self.lines[payee].append((number, payer, "earned", amount))
+        self.come_too_late()
 
     @precondition(lambda self: self.last_is(State.OPEN, State.COLLECTING))
     @rule()
@@ -202,6 +237,7 @@ class LedgerMachine(RuleBasedStateMachine):
         number = len(self.rounds) - 1
         self.last["head"] = self.say("abandon", number, "stopped")
         self.last["state"] = State.ABANDONED
+        self.come_too_late()
 
     @precondition(lambda self: any(known["state"] is State.SETTLED for known in self.rounds))
     @rule()
@@ -219,12 +255,15 @@ class LedgerMachine(RuleBasedStateMachine):
 
     # --- crashes, replays, nonsense ---------------------------------------------------------------
 
-    @rule()
-    def restart(self):
-        before = self.view()
-        self.ledger.close()
-        self.ledger = Ledger.open(self.path, create=False)
-        assert self.view() == before
+    @rule(crash=st.booleans())
+    def restart(self, crash):
+        with self.nothing_changes():
+            if crash:  # what lies on the disk at this moment is all that is left
+                there = Path(self.folder.name) / str(self.lives)
+                self.path = shutil.copytree(self.path.parent, there) / self.path.name
+                self.lives += 1
+            self.ledger.close()
+            self.ledger = Ledger.open(self.path, create=False)
 
     @precondition(lambda self: self.said)
     @rule(data=st.data())
@@ -233,20 +272,18 @@ class LedgerMachine(RuleBasedStateMachine):
         if only_in is not None and self.rounds[only_in[0]]["state"] is not only_in[1]:
             self.refused(step, *arguments)
             return
-        before = self.view()
-        assert getattr(self.ledger, step)(*arguments) == result
-        assert self.view() == before
+        with self.nothing_changes():
+            assert getattr(self.ledger, step)(*arguments) == result
 
     @rule(data=st.data())
     def talk_nonsense(self, data):
-        self.enrol_as_another(data)
-        self.skip_a_round()
-        if self.last_is(State.OPEN, State.COLLECTING):
-            self.hurry()
-        if self.last_is(*SEALED):
-            self.come_too_late()
-        if self.last_is(State.COLLECTING) and self.last["reports"]:
-            self.settle_something_else()
+        with self.nothing_changes():
+            self.enrol_as_another(data)
+            self.skip_a_round()
+            self.come_uninvited()
+            self.settle_again()
+            if self.last_is(State.OPEN, State.COLLECTING):
+                self.hurry()
 
     def enrol_as_another(self, data):
         name = data.draw(st.sampled_from(self.names))
@@ -258,6 +295,27 @@ class LedgerMachine(RuleBasedStateMachine):
         self.refused("collect", len(self.rounds))
         self.refused("begin", {"market": "another"})
 
+    def come_uninvited(self):
+        """Who joined after a round was opened, or was not asked, is not in it."""
+        number = len(self.rounds) - 1
+        for i in range(len(self.names)):
+            if i not in self.last["asked"]:
+                uninvited = Report(number, i, Terms(7, 0.5, 0.25), "x", leaving=False, metrics={})
+                self.refused("report", uninvited)
+                self.refused("refuse", number, i, "it was not asked")
+
+    def settle_again(self):
+        """A round is settled once: not with other distances, and not without one of its reports."""
+        for number, known in enumerate(self.rounds):
+            if known["state"] not in SEALED:
+                continue
+            reports = [known["reports"][i] for i in sorted(known["reports"])]
+            other = settlement_of(number, reports, 10)
+            if len(reports) > 1 or known["state"] is State.ABANDONED:
+                self.refused("commit", other)
+            if reports:
+                self.refused("commit", settlement_of(number, reports[1:], 0))
+
     def hurry(self):
         number = len(self.rounds) - 1
         self.refused("open_round", number + 1, (), 10.0, 0)
@@ -266,16 +324,22 @@ class LedgerMachine(RuleBasedStateMachine):
             self.refused("commit", settlement_of(number, [], 0))
 
     def come_too_late(self):
+        with self.nothing_changes():
+            self.say_what_is_too_late()
+
+    def say_what_is_too_late(self):
         number, asked = len(self.rounds) - 1, self.last["asked"]
-        late = Report(number, 0, Terms(7, 0.5, 0.25), "late", leaving=False, metrics={})
-        self.refused("report", late)
         self.refused("collect", number)
         self.refused("abandon", number, "another reason")
         for i in asked:
+            late = Report(number, i, Terms(7, 0.5, 0.25), "late", leaving=False, metrics={})
+            self.refused("report", late)
             self.refused("refuse", number, i, "another reason")
 
     def settle_something_else(self):
         number, reports = len(self.rounds) - 1, self.reports_of_last()
+        if not reports:
+            return
         right = settlement_of(number, reports, 0)
         self.refused("commit", settlement_of(number, reports[1:], 0))
         self.refused("commit", dataclasses.replace(right, model_digests=("x",) * len(reports)))
@@ -311,14 +375,16 @@ class LedgerMachine(RuleBasedStateMachine):
             ]
             assert lines == self.lines[name]
             signs = {"paid": -1, "earned": 1}
-            expected[name] = sum(signs[how] * amount for _, _, how, amount in lines)
+            amounts = [signs[how] * amount for _, _, how, amount in lines]
+            assert [s.balance_micro for s in statement.lines] == list(accumulate(amounts))
+            expected[name] = sum(amounts)
             assert statement.balance == expected[name]
         assert self.ledger.balances() == expected
         assert sum(expected.values()) == 0
         assert self.ledger.acknowledgements() == self.acknowledged
 
 
-LedgerMachine.TestCase.settings = settings(max_examples=8, stateful_step_count=20, deadline=None)
+LedgerMachine.TestCase.settings = settings(max_examples=12, stateful_step_count=20, deadline=None)
 
 
 TestLedgerMachine = LedgerMachine.TestCase

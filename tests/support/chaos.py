@@ -23,6 +23,7 @@ from ipfl_flower.cli.demo import DemoOptions
 from ipfl_flower.cli.receipts import audit_receipts
 from ipfl_flower.ledger import Ledger, State
 
+TRAINER = "ipfl_flower.trainer.serve"
 # What is killed, how often relative to the others, and whether all that it started dies with it,
 # as when its container is killed.
 VICTIMS = {
@@ -30,6 +31,7 @@ VICTIMS = {
     "flwr-serverapp": (3, False),
     "flower-supernode": (4, True),
     "flwr-clientapp": (4, False),
+    TRAINER: (4, False),
 }
 # Long enough to see a ClientApp, which lives for seconds.
 APPEARS_WITHIN_S = 20.0
@@ -141,6 +143,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--seed", type=int, default=time.time_ns() % 10**6)
     arguments = parser.parse_args()
+    for number in (signal.SIGINT, signal.SIGTERM):  # whatever was started is ended
+        signal.signal(number, signal.default_int_handler)
     until = time.monotonic() + 60 * arguments.minutes
     options = DemoOptions(rounds=arguments.rounds, institutions=arguments.institutions)
     say = partial(print, flush=True)

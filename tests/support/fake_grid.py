@@ -1,6 +1,7 @@
 """An in-process Flower Grid around handlers, with faults from a seed and a clock of its own."""
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -11,22 +12,30 @@ from flwr.serverapp import Grid
 
 from ipfl_flower.exchange import Clock
 
-Handler = Callable[[Message], Message]
+Handler = Callable[[Message], Message | None]
 
 
 @dataclass(frozen=True)
 class Faults:
-    """Chances, each in [0, 1], of what can happen to one reply."""
+    """Chances, each in [0, 1], of what can happen to one reply.
+
+    A stray reply belongs to a message of an earlier round and comes with the reply that was asked
+    for. Flower itself hands out replies by the message that they answer.
+    """
 
     seed: int = 0
     delay: float = 0.0
     drop: float = 0.0
     duplicate: float = 0.0
     corrupt: float = 0.0
+    stray: float = 0.0
+    delay_max_s: float = 30.0
 
 
 class FakeGrid(Grid):
     """Answers messages with `handlers`, by node name; replies come in an order from the seed.
+
+    A handler that returns None has lost its message. `made` counts the faults, by kind.
 
     Time passes when the strategy sleeps, not otherwise: a deadline of ten minutes costs nothing.
     """
@@ -49,7 +58,8 @@ class FakeGrid(Grid):
         self.handlers = {1000 + i: handler for i, handler in enumerate(handlers.values())}
         self.sent: list[Message] = []
         self.pushes = 0
-        self.faults_made = 0
+        self.made: Counter[str] = Counter()
+        self._sent_by_id: dict[str, Message] = {}
         self._ready: list[tuple[float, Message]] = []
         self._plans: list[tuple[float, Callable[[], None]]] = []
 
@@ -93,6 +103,7 @@ class FakeGrid(Grid):
             message.metadata.__dict__["_message_id"] = f"m{self.pushes}"
             message.metadata.__dict__["_src_node_id"] = 1
             self.sent.append(message)
+            self._sent_by_id[message.metadata.message_id] = message
             ids.append(message.metadata.message_id)
             if self.nodes[message.metadata.dst_node_id].status == "online":
                 self._answer(message)
@@ -104,38 +115,51 @@ class FakeGrid(Grid):
         except Exception as error:  # noqa: BLE001 - as Flower does: any error becomes a reply
             reason = f"{type(error)}:<'{error}'>"
             reply = Message(Error(code=2, reason=reason), reply_to=message)
+        if reply is None:
+            return
         chance = self.random.random
-        if chance() < self.faults.corrupt:
-            self.faults_made += 1
+        if chance() < self.faults.corrupt and not reply.has_error():
+            self.made["corrupt"] += 1
             reply = corrupted(reply, message, self.random)
-        copies = 2 if chance() < self.faults.duplicate else 1
+        copies = 1
+        if chance() < self.faults.duplicate:
+            self.made["duplicate"] += 1
+            copies = 2
         for _ in range(copies):
-            late = self.random.uniform(0, 30) if chance() < self.faults.delay else 0.0
+            late = 0.0
+            if chance() < self.faults.delay:
+                self.made["delay"] += 1
+                late = self.random.uniform(0, self.faults.delay_max_s)
             if chance() < self.faults.drop:
-                self.faults_made += 1
+                self.made["drop"] += 1
             else:
                 self._ready.append((self.now + late, reply))
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        wanted = set(message_ids)
+        wanted = [self._sent_by_id[message_id] for message_id in message_ids]
         unavailable = [
             Message(Error(code=5, reason="Node unavailable"), reply_to=message)
-            for message in self.sent
-            if message.metadata.message_id in wanted
-            and self.nodes[message.metadata.dst_node_id].status != "online"
+            for message in wanted
+            if self.nodes[message.metadata.dst_node_id].status != "online"
         ]
         if unavailable:
             return unavailable
-        ready = [
-            (at, reply)
-            for at, reply in self._ready
-            if at <= self.now and reply.metadata.reply_to_message_id in wanted
-        ]
-        for item in ready:
+        due = [item for item in self._ready if item[0] <= self.now]
+        ids = {message.metadata.message_id for message in wanted}
+        taken = [item for item in due if item[1].metadata.reply_to_message_id in ids]
+        if self.faults.stray and self.random.random() < self.faults.stray:
+            groups = {message.metadata.group_id for message in wanted}
+            strays = [item for item in due if self._group(item[1]) not in groups]
+            self.made["stray"] += len(strays)
+            taken += strays
+        for item in taken:
             self._ready.remove(item)
-        replies = [reply for _, reply in ready]
+        replies = [reply for _, reply in taken]
         self.random.shuffle(replies)
         return replies
+
+    def _group(self, reply: Message) -> str:
+        return self._sent_by_id[reply.metadata.reply_to_message_id].metadata.group_id
 
     def set_run(self, run):
         raise NotImplementedError

@@ -19,7 +19,11 @@ def theta0() -> dict[str, np.ndarray]:
 
 @dataclass
 class FakeInstitution:
-    """Moves towards a direction of its own each round, as training on its data would."""
+    """Moves towards a direction of its own each round, as training on its data would.
+
+    Who asks again gets the same model again: an institution keeps those of the rounds before (on
+    `disk`, if its process is to die).
+    """
 
     seed: int
     terms: Terms = field(default_factory=lambda: Terms(100, 0.05, 1e4))
@@ -28,12 +32,13 @@ class FakeInstitution:
     disk: Path | None = None
     requests: list[Request] = field(default_factory=list)
     model: dict[str, np.ndarray] | None = None
+    kept: dict[int, dict[str, np.ndarray]] = field(default_factory=dict)
+    sent: dict[int, list[dict[str, np.ndarray]]] = field(default_factory=dict)
 
     def __call__(self, message: Message) -> Message:
         request = Request.from_records(message.content)
         self.requests.append(request)
-        if self.disk is not None:
-            self._restore(request.round)
+        self._restore(request.round)
         if request.role != "none":
             self.model = request.arrays
         arrays = {}
@@ -47,11 +52,12 @@ class FakeInstitution:
                 + 0.1 * rng.normal(size=value.shape).astype(np.float32)
                 for name, value in self.model.items()
             }
-            self.model = arrays
+            self.model = self.kept[request.round] = arrays
             if self.disk is not None:
                 np.savez(self.disk / f"{request.round}.npz", **arrays)
             if self.spoil is not None:
                 arrays = self.spoil(arrays)
+            self.sent.setdefault(request.round, []).append(arrays)
         reply = Reply(
             round=request.round,
             arrays=arrays,
@@ -62,8 +68,10 @@ class FakeInstitution:
         return Message(reply.to_records(), reply_to=message)
 
     def _restore(self, number: int) -> None:
-        """Take the model of the round before from disk: whoever asks again gets the same."""
-        file = self.disk / f"{number - 1}.npz"
-        if file.exists():
+        """Take the model of the newest round before this one."""
+        if self.disk is not None and (file := self.disk / f"{number - 1}.npz").exists():
             with np.load(file) as stored:
-                self.model = {name: stored[name] for name in stored.files}
+                self.kept[number - 1] = {name: stored[name] for name in stored.files}
+        earlier = [known for known in self.kept if known < number]
+        if earlier:
+            self.model = self.kept[max(earlier)]

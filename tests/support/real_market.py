@@ -2,6 +2,7 @@
 
 import subprocess
 import sysconfig
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -65,18 +66,19 @@ class RealMarket:
             time.sleep(0.05)
 
     def processes(self, program: str) -> list[psutil.Process]:
-        """Return the running processes of this market whose command line holds `program`."""
+        """Return the running processes of this market that run a script or module `program`."""
         found = []
         for process in psutil.process_iter():
             try:
                 ours = str(self.folder) in process.environ().get("FLWR_HOME", "")
-                if (
-                    ours
-                    and process.status() != psutil.STATUS_ZOMBIE
-                    and any(part.rpartition("/")[2] == program for part in process.cmdline()[:2])
-                ):
+                if not ours or process.status() == psutil.STATUS_ZOMBIE:
+                    continue
+                # The interpreter, and what it runs; what a supervisor runs is not the supervisor.
+                _, script, *rest = process.cmdline()
+                runs = rest[0] if script == "-m" else script.rpartition("/")[2]
+                if runs == program:
                     found.append(process)
-            except psutil.Error:
+            except (psutil.Error, ValueError, IndexError):
                 continue
         return found
 
@@ -85,9 +87,12 @@ class RealMarket:
 def real_market(options: DemoOptions, folder: Path, **settings: object) -> Iterator[RealMarket]:
     """Start a fleet whose processes are restarted when they end, and `ipfl run` on it."""
     env = environment(folder / "flower")
-    with RestartingGroup(folder / "logs", env) as group:
+    with (
+        tempfile.TemporaryDirectory(prefix="ipfl-") as sockets,
+        RestartingGroup(folder / "logs", env) as group,
+    ):
         files = write_institutions(options, folder)
-        fleet = Fleet(folder, group)
+        fleet = Fleet(folder, group, Path(sockets))
         run_trainer_module(
             group, "initial", "--task", "digits", "--seed", 1, "--out", theta0_file(folder)
         )

@@ -18,7 +18,7 @@ PAUSE_S = 1.0
 class RestartingGroup(ProcessGroup):
     """Starts what it starts in the background under a supervisor each."""
 
-    def start(self, name: str, command: Sequence[str | Path]) -> None:
+    def start(self, name: str, command: Sequence[str | Path], *, restarts: int = 0) -> None:
         super().start(name, [sys.executable, __file__, *command])
 
 

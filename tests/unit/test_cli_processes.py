@@ -2,6 +2,8 @@ import os
 import socket
 import subprocess
 import sys
+import time
+from contextlib import suppress
 
 import psutil
 import pytest
@@ -29,6 +31,14 @@ time.sleep(60)
 """
 
 
+def assert_ends(orphan):
+    """Assert that a killed orphan goes: init reaps it, or it is a zombie until then."""
+    end = time.monotonic() + 30
+    with suppress(psutil.NoSuchProcess):
+        while psutil.Process(orphan).status() != psutil.STATUS_ZOMBIE:
+            assert time.monotonic() < end
+
+
 @pytest.fixture
 def group(tmp_path):
     with ProcessGroup(tmp_path / "logs", os.environ) as group:
@@ -46,9 +56,7 @@ def test_everything_that_was_started_is_ended_even_what_it_started_itself(tmp_pa
             assert not group.dead()
     parent, child = (int(pid) for pid in said)
     assert not psutil.pid_exists(parent)
-    # The grandchild is an orphan: init reaps it, or it is a zombie until then.
-    if psutil.pid_exists(child):
-        assert psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+    assert_ends(child)
 
 
 def test_a_child_that_ends_by_itself_is_named_with_its_last_words(group):
@@ -79,6 +87,32 @@ def test_a_command_that_fails_says_why(group):
         )
     with pytest.raises(LaunchError, match=r"slow did not end within 0\.1 s"):
         group.run("slow", [sys.executable, "-c", "import time; time.sleep(60)"], timeout_s=0.1)
+
+
+def test_what_has_ended_is_started_again_as_often_as_it_may_be(group, tmp_path):
+    group.start("once", [sys.executable, "-c", "print('here')"], restarts=1)
+    group.start("never", [sys.executable, "-c", ""])
+    said = []
+    while group.log("once").read_text() != "here\nhere\n" or set(group.dead()) != {"once", "never"}:
+        said += group.revive()
+    (line,) = said
+    assert line.startswith("once ended (exit 0); ")
+    assert line.endswith("; started again")
+    assert group.revive() == []
+
+
+def test_what_a_process_started_ends_with_the_group_though_it_was_started_again(tmp_path):
+    mother = (
+        "import subprocess, sys;"
+        "print(subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']).pid)"
+    )
+    with ProcessGroup(tmp_path, os.environ) as group:
+        group.start("mother", [sys.executable, "-c", mother], restarts=1)
+        while not group.revive():
+            pass
+        orphan = int(group.log("mother").read_text().split()[0])
+        assert psutil.pid_exists(orphan)
+    assert_ends(orphan)
 
 
 def test_a_free_port_is_free():

@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 
-from ipfl_flower.models import BankError, Layout, ModelBank, ModelError
+from ipfl_flower.models import BankError, Layout, ModelBank, ModelError, Reference
 from ipfl_flower.models.rows import PAGE
 
 REFERENCE = {"w": np.arange(12, dtype=np.float32).reshape(3, 4), "b": np.zeros(2, np.float64)}
@@ -303,3 +303,31 @@ def test_wrong_arguments_are_refused(open_bank, path):
     with pytest.raises(ModelError, match="tensor 'b' is missing"):
         open_bank(reference={"w": REFERENCE["w"]})
     assert not path.exists()
+
+
+def test_banks_of_a_market_share_one_reference(tmp_path, open_bank):
+    alone = open_bank()
+    alone.put(0, model(0))
+    alone.put(1, model(1))
+    expected = alone.gram()
+    alone.close()
+    reference = Reference(LAYOUT, REFERENCE, tmp_path)
+    for _ in range(2):  # closing a bank leaves the reference of others alone
+        with ModelBank(tmp_path / "round-000001.bank", LAYOUT, ROWS, reference) as bank:
+            np.testing.assert_array_equal(bank.gram(), expected)
+    assert equal(reference.model, REFERENCE)
+    assert len(reference.model) == len(REFERENCE)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["round-000001.bank"]
+    reference.close()
+    reference.close()
+
+
+def test_a_reference_that_the_disk_has_no_room_for_is_refused(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with ModelBank(tmp_path / "bank", LAYOUT, ROWS, REFERENCE):
+        pass
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(BankError, match=r"reference can't be written \(No space left on device\)"):
+        ModelBank(tmp_path / "bank", LAYOUT, ROWS, REFERENCE)

@@ -141,3 +141,14 @@ def test_a_full_disk_is_named_and_leaves_no_centre(bank, mixing, monkeypatch):
     with pytest.raises(BankError, match="holds no centre of row 0"):
         bank.centre(0)
     assert bank.write_centres(mixing) == [0, 2, 3]
+
+
+def test_a_centre_that_is_there_no_more_is_not_mistaken_for_another(bank, mixing):
+    bank.write_centres(mixing)
+    old = bank.centre(0)
+    kept = old["w"].tobytes()
+    bank.write_centres(2 * mixing)
+    with pytest.raises(BankError, match="holds other centres by now: ask for the centre again"):
+        old["w"]
+    assert bank.centre(0)["w"].tobytes() != kept
+    assert list(old) == list(REFERENCE)

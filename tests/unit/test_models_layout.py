@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from ipfl_flower.models import Layout, ModelError
+from ipfl_flower.models import layout as layout_module
 
 
 def model():
@@ -143,3 +144,20 @@ def test_how_an_array_lies_in_memory_does_not_matter(turn):
     assert Layout.of(turned) == layout
     layout.check(turned)
     assert (layout.flatten(turned) == layout.flatten(model())).all()
+
+
+def test_what_is_not_finite_is_counted_over_all_stretches_of_a_tensor(monkeypatch):
+    monkeypatch.setattr(layout_module, "_STRETCH", 4)
+    bad = np.zeros((5, 3), np.float32)
+    bad[2, 1] = bad[2, 2] = bad[4, 2] = np.nan
+    with refused("tensor 'w' is not finite in 3 of 15 values, first at (2, 1)"):
+        Layout.of({"w": bad}).check({"w": bad})
+
+
+def test_a_row_is_the_memory_of_the_tensors_not_a_copy():
+    arrays = model()
+    row = list(Layout.of(arrays).row(arrays))
+    for tensor in arrays.values():
+        if tensor.size:
+            assert any(np.shares_memory(piece, tensor) for piece in row)
+    assert b"".join(piece.tobytes() for piece in row) == Layout.of(arrays).flatten(arrays).tobytes()

@@ -1,11 +1,9 @@
-"""The strategy over a fake Grid: whole markets in no time, with every fault that replies have."""
-
-from contextlib import suppress
+"""The strategy over a fake Grid: whole markets in no time; test_fault_seeds.py has the rest."""
 
 import numpy as np
 import pytest
 from flwr.app import Error, Message
-from support.fake_grid import FakeGrid, Faults
+from support.fake_grid import FakeGrid
 from support.institutions import FakeInstitution, theta0
 
 from ipfl_flower import strategy as strategy_module
@@ -24,11 +22,10 @@ NAMES = ["alder", "birch", "cedar", "elm"]
 @pytest.fixture
 def market(tmp_path):
     """Run a market of institutions over a fake Grid; return the grid and the open ledger."""
-    ledgers, grids = [], []
+    ledgers = []
 
-    def run(institutions, *, faults=None, prepare=None, **values):
-        grid = FakeGrid(institutions, faults)
-        grids.append(grid)
+    def run(institutions, *, prepare=None, **values):
+        grid = FakeGrid(institutions)
         folder = tmp_path / str(len(ledgers))
         settings = Settings.read(
             {
@@ -51,7 +48,6 @@ def market(tmp_path):
         IPFL(settings, ledger, grid.clock).start(grid, array_record(theta0()))
         return grid, ledger
 
-    run.ledgers, run.grids = ledgers, grids
     yield run
     for ledger in ledgers:
         ledger.close()
@@ -181,7 +177,7 @@ def test_an_institution_that_fails_is_named_and_does_not_stop_the_others(market)
 
 
 def test_an_institution_that_never_answers_costs_the_round_its_deadline(market):
-    grid, ledger = market(four(), faults=None, prepare=lambda grid, _: silence(grid, "alder"))
+    grid, ledger = market(four(), prepare=lambda grid, _: silence(grid, "alder"))
     assert ledger.settlement(2).participants == (1, 2, 3)
     # Three rounds and the last delivery, a minute each.
     assert 240 <= grid.now < 250
@@ -652,31 +648,3 @@ def test_an_institution_whose_process_was_killed_is_asked_again(market, deaths, 
 def test_nothing_of_a_round_stays_on_disk_once_it_is_delivered(market, tmp_path):
     market(four())
     assert list((tmp_path / "0" / "models").iterdir()) == []
-
-
-@pytest.mark.parametrize("block", range(10))
-def test_whatever_happens_to_replies_the_ledger_holds(market, block):
-    """Ten markets a block; the seed is in the assertion's message."""
-    faults_made = 0
-    for seed in range(10 * block, 10 * block + 10):
-        faults = Faults(seed=seed, delay=0.5, drop=0.1, duplicate=0.2, corrupt=0.2)
-        with suppress(MarketError):  # below the quorum: the ledger must say so and hold, too
-            market(four(), faults=faults, **{"deadline-s": 20.0})
-        ledger = market.ledgers[-1]
-        assert ledger.verify() == [], f"seed {seed}"
-        assert sum(ledger.balances().values()) == 0, f"seed {seed}"
-        *earlier, last = [item.state for item in ledger.rounds()]
-        assert earlier == [State.DELIVERED] * len(earlier), f"seed {seed}"
-        assert last is State.ABANDONED or (last is State.DELIVERED and len(earlier) == 2), (
-            f"seed {seed}"
-        )
-        faults_made += market.grids[-1].faults_made
-    assert faults_made > 20
-
-
-def test_the_order_of_arrival_changes_nothing_in_the_chain(market):
-    heads = set()
-    for seed in range(5):
-        _, ledger = market(four(), faults=Faults(seed=seed, delay=1.0, duplicate=0.5))
-        heads.add(ledger.head())
-    assert len(heads) == 1

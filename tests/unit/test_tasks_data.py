@@ -143,6 +143,37 @@ def test_an_unknown_task_is_answered_with_those_there_are():
         load_task("digit", **OPTIONS)
 
 
+def test_a_task_of_ones_own_is_found_by_its_path():
+    task = load_task("support.tasks:PersonalHead", **OPTIONS)
+    assert task.name == "personal"
+    assert len(task.data().train) == 60
+    with pytest.raises(TaskError, match=r"^task.samples must be ≥ 1, is 0$"):
+        load_task("support.tasks:PersonalHead", **{**OPTIONS, "samples": 0})
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nowhere.tasks:Mine", r"can't be imported \(ModuleNotFoundError: .*PYTHONPATH"),
+        ("support.tasks:Mine", r"can't be imported \(AttributeError: .* 'Mine'"),
+        (":Mine", r"can't be imported \(ValueError"),
+        ("support.tasks:", r"can't be imported \(AttributeError"),
+        ("support.tasks:not_a_class", "is not a class derived from ipfl_flower.tasks.Task"),
+        ("pathlib:Path", "is not a class derived from ipfl_flower.tasks.Task"),
+        ("support.tasks:Unfinished", "lacks accuracy, build_model, loss: define what Task asks"),
+    ],
+)
+def test_a_task_that_cannot_be_used_says_why(name, message):
+    with pytest.raises(TaskError, match=f"task.name {name!r} {message}"):
+        load_task(name)
+
+
+def test_options_that_a_task_does_not_know_are_named():
+    with pytest.raises(TaskError, match=r"task support\.tasks:Plain can't be .* 'colour'"):
+        load_task("support.tasks:Plain", colour=1)
+    assert load_task("support.tasks:Plain", seed=3).seed == 3
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -62,13 +62,19 @@ def test_fedavg_of_one_institution_is_local_only(institutions):
 
 
 def test_fedavg_weighs_by_training_samples(institutions):
-    models = [Learner(i).train(THETA_0, round_number=0)[0] for i in institutions]
+    learners = [Learner(institution) for institution in institutions]
+    for learner in learners:
+        learner.put(THETA_0)
+        learner.train(round_number=0)
+    models = [learner.arrays() for learner in learners]
     sizes = [30, 50, 70, 90]
     mean = {
         name: (sum(n * m[name] for n, m in zip(sizes, models, strict=True)) / 240).astype("f4")
         for name in THETA_0
     }
-    expected = [Learner(i).scores(mean).test_accuracy for i in institutions]
+    for learner in learners:
+        learner.put(mean)
+    expected = [learner.scores().test_accuracy for learner in learners]
     np.testing.assert_allclose(baselines.fedavg(institutions, 1), expected, atol=0.006)
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from ipfl_flower.tasks import Split
 from ipfl_flower.trainer.proximal import Sgd, train
@@ -92,3 +93,89 @@ def test_divergence_shows_in_the_loss():
     sgd = Sgd(iterations=200, learning_rate=100.0)
     loss = train(Point(), quadratic, DATA, sgd)
     assert not torch.isfinite(torch.tensor(loss))
+
+
+def test_parameters_without_a_centre_follow_the_loss_alone():
+    class Pair(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.held = nn.Parameter(torch.zeros(2))
+            self.free = nn.Parameter(torch.zeros(2))
+
+        def forward(self, _):
+            return torch.stack([self.held, self.free])
+
+    model = Pair()
+    sgd = Sgd(iterations=300, learning_rate=0.1)
+    train(model, quadratic, DATA, sgd, centre={"held": CENTRE}, coefficient=1e8)
+    torch.testing.assert_close(model.held.detach(), CENTRE)
+    torch.testing.assert_close(model.free.detach(), MINIMUM)
+
+
+def test_a_parameter_that_the_loss_does_not_depend_on_decays_and_is_pulled():
+    class Idle(Point):
+        def __init__(self):
+            super().__init__()
+            self.idle = nn.Parameter(torch.ones(1))
+
+    model = Idle()
+    sgd = Sgd(iterations=1, learning_rate=0.1, weight_decay=0.5, momentum=0.5)
+    train(model, quadratic, DATA, sgd, centre={"idle": torch.zeros(1)}, coefficient=2.5)
+    # 1 − 0.1 · 0.5, then the exact step of the pull: 2 h κ = 1 halves it.
+    assert model.idle.item() == pytest.approx(0.475)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_parameter_used_twice_takes_one_step_with_the_whole_gradient():
+    class Tied(Point):
+        def forward(self, _):
+            return self.theta + 0.5 * torch.relu(self.theta + 3)
+
+    model, twin = Tied(), Tied()
+    train(model, quadratic, DATA, Sgd(iterations=1, learning_rate=0.1))
+    (gradient,) = torch.autograd.grad(quadratic(twin(None), None), [twin.theta])
+    torch.testing.assert_close(model.theta.detach(), -0.1 * gradient)
+
+
+def test_a_sparse_gradient_is_a_gradient():
+    class Table(nn.Module):
+        def __init__(self, *, sparse):
+            super().__init__()
+            self.rows = nn.Embedding(3, 2, sparse=sparse)
+            nn.init.ones_(self.rows.weight)
+
+        def forward(self, _):
+            return self.rows(torch.tensor([1, 1]))
+
+    tables = [Table(sparse=sparse) for sparse in (True, False)]
+    for table in tables:
+        sgd = Sgd(iterations=2, learning_rate=0.1, momentum=0.5, weight_decay=0.1)
+        train(table, lambda rows, _: (rows**2).sum(), DATA, sgd)
+    torch.testing.assert_close(tables[0].rows.weight, tables[1].rows.weight)
+
+
+class Nested(Point):
+    """Backpropagates inside backpropagation, a part at a time."""
+
+    def __init__(self, uses):
+        super().__init__()
+        self.uses = uses
+
+    def forward(self, _):
+        value = torch.ones(2, requires_grad=True)
+        for _ in range(self.uses):
+            value = checkpoint(lambda v: v + self.theta, value, use_reentrant=True)
+        return value
+
+
+def test_a_gradient_from_nested_backpropagation_counts():
+    model = Nested(uses=1)
+    train(model, quadratic, DATA, Sgd(iterations=300, learning_rate=0.1))
+    torch.testing.assert_close(model.theta.detach(), MINIMUM - 1)
+
+
+def test_a_gradient_in_parts_is_refused():
+    model = Nested(uses=2)
+    with pytest.raises(RuntimeError, match="'theta' came in several parts: use checkpoint"):
+        train(model, quadratic, DATA, Sgd(iterations=1))
+    assert not model.theta._post_accumulate_grad_hooks

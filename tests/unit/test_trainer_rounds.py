@@ -16,6 +16,7 @@ from ipfl_flower.trainer import (
     Trainer,
     TrainingError,
 )
+from ipfl_flower.trainer.arrays import read_arrays
 from ipfl_flower.trainer.initial import initial_model
 from ipfl_flower.trainer.learner import Learner, Scores
 from ipfl_flower.trainer.proximal import Sgd
@@ -52,7 +53,10 @@ def good_model():
         sgd=Sgd(iterations=600, batch_size=32, learning_rate=0.2),
         task=task,
     )
-    return Learner(teacher).train(THETA_0, round_number=0)[0]
+    learner = Learner(teacher)
+    learner.put(THETA_0)
+    learner.train(round_number=0)
+    return learner.arrays()
 
 
 def same(left, right):
@@ -152,22 +156,24 @@ def test_without_a_centre_training_goes_on_from_the_own_model_after_a_restart(
 def test_start_own_begins_at_the_own_model_and_start_centre_at_the_centre(institution, good_model):
     own = first_round(institution).arrays
     trainer = Trainer(institution)
+    learner = trainer._learner
     starts = {}
     for start in ("own", "centre"):
         spy = {}
-        real = trainer._learner.train
+        real = learner.train
 
-        def train(begin, *, spy=spy, real=real, **others):
-            spy["start"], spy["others"] = begin, others
-            return real(begin, **others)
+        def train(*, spy=spy, real=real, **others):
+            spy["start"] = {name: array.copy() for name, array in learner.arrays().items()}
+            spy["others"] = others
+            return real(**others)
 
-        trainer._learner.train = train
+        learner.train = train
         trainer.fit(
             FitRequest(
                 round=1 if start == "own" else 2, centre=good_model, coefficient=0.5, start=start
             )
         )
-        trainer._learner.train = real
+        learner.train = real
         starts[start] = spy
     assert same(starts["own"]["start"], own)
     assert same(starts["centre"]["start"], good_model)
@@ -204,8 +210,8 @@ def test_a_better_centre_is_kept_and_outlives_worse_rounds(institution, good_mod
     assert metrics["kept_round"] == 1
     assert metrics["kept_validation_accuracy"] == reply.metrics["validation_accuracy"]
     assert metrics["best_round"] == 0
-    store = trainer._store
-    assert same(store.model(store.state().best), good_model)
+    kept = trainer._store.state().best
+    assert same(read_arrays(institution.state_dir / kept.file), good_model)
 
 
 def test_the_last_delivery_is_judged_without_training(institution, good_model, monkeypatch):

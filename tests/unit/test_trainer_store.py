@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from ipfl_flower.trainer import StoreError
 from ipfl_flower.trainer.learner import Scores
@@ -17,15 +18,29 @@ def model(value):
     return {"w": np.full(3, value, np.float32), "b": np.full((), value, np.float64)}
 
 
+def read(store, name):
+    tensors = {"w": torch.zeros(3), "b": torch.zeros((), dtype=torch.float64)}
+    store.read(name, tensors)
+    return tensors
+
+
 def after(state, round_number):
-    """Return the state of one more round, in which both models are new, and those models."""
+    """Return the state of one more round, in which all three parts are new, and those parts."""
     trained = Kept(
-        file=state.new_file("trained"), round=round_number, source="trained", scores=SCORES
+        file=state.new_file("trained"),
+        private=state.new_file("private"),
+        round=round_number,
+        source="trained",
+        scores=SCORES,
     )
     best = Kept(file=state.new_file("centre"), round=round_number, source="centre", scores=SCORES)
     metrics = {"round": float(round_number)}
     new = state.model_copy(update={"trained": trained, "best": best, "metrics": metrics})
-    return new, {trained.file: model(round_number), best.file: model(-round_number)}
+    return new, {
+        trained.file: model(round_number),
+        trained.private: model(round_number + 0.5),
+        best.file: model(-round_number),
+    }
 
 
 def filled(folder, rounds=1):
@@ -39,11 +54,15 @@ def assert_holds(store, round_number):
     state = store.state()
     assert state.metrics == {"round": float(round_number)}
     assert state.trained.round == state.best.round == round_number
-    for kept, value in ((state.trained, round_number), (state.best, -round_number)):
-        stored = store.model(kept)
+    names = {
+        state.trained.file: round_number,
+        state.trained.private: round_number + 0.5,
+        state.best.file: -round_number,
+    }
+    for name, value in names.items():
+        stored = read(store, name)
         assert stored["w"].tolist() == [value] * 3
-        assert stored["b"].shape == ()
-        assert stored["b"].dtype == np.float64
+        assert stored["b"].item() == value
 
 
 def test_a_newcomer_has_an_empty_state_and_no_folder(tmp_path):
@@ -56,7 +75,9 @@ def test_a_commit_is_read_back_and_old_files_go(tmp_path):
     filled(tmp_path, rounds=3)
     assert_holds(Store(tmp_path, "a"), 2)
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"state.json", "trained-000003.npz", "centre-000003.npz"}
+    assert names == {
+        *("state.json", "trained-000003.npz", "private-000003.npz", "centre-000003.npz")
+    }
 
 
 def test_a_file_named_again_is_kept_and_a_model_not_named_is_not_written(tmp_path):
@@ -65,7 +86,20 @@ def test_a_file_named_again_is_kept_and_a_model_not_named_is_not_written(tmp_pat
     new, models = after(state, 1)
     store.commit(new.model_copy(update={"best": state.best}), models)
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"state.json", "trained-000002.npz", "centre-000001.npz"}
+    assert names == {
+        *("state.json", "trained-000002.npz", "private-000002.npz", "centre-000001.npz")
+    }
+
+
+def test_the_private_part_of_the_best_model_outlives_that_of_the_one_trained_last(tmp_path):
+    store = filled(tmp_path)
+    state = store.state()
+    store.commit(state.model_copy(update={"best": state.trained}), {})
+    new, models = after(store.state(), 1)
+    store.commit(new.model_copy(update={"best": state.trained}), models)
+    assert read(store, "private-000001.npz")["w"].tolist() == [0.5] * 3
+    assert read(store, "private-000003.npz")["w"].tolist() == [1.5] * 3
+    assert len(list(tmp_path.glob("*.npz"))) == 4
 
 
 class CrashError(Exception):
@@ -89,8 +123,10 @@ def crash_at(monkeypatch, step):
     monkeypatch.setattr(Path, "unlink", failing(Path.unlink))
 
 
-# Two models, state.json, the folder | the rename | the folder, two old models.
-@pytest.mark.parametrize(("step", "outcome"), [*((s, 0) for s in range(5)), (5, 1), (6, 1), (7, 1)])
+# Three parts, state.json, the folder | the rename | the folder, three old parts.
+@pytest.mark.parametrize(
+    ("step", "outcome"), [*((s, 0) for s in range(6)), *((s, 1) for s in range(6, 10))]
+)
 def test_a_crash_at_any_step_leaves_one_round_or_the_other(tmp_path, monkeypatch, step, outcome):
     store = filled(tmp_path)
     new, models = after(store.state(), 1)
@@ -102,7 +138,7 @@ def test_a_crash_at_any_step_leaves_one_round_or_the_other(tmp_path, monkeypatch
     assert_holds(again, outcome)
     again.commit(*after(again.state(), 2))
     assert_holds(again, 2)
-    assert len(list(tmp_path.glob("*.npz"))) == 2
+    assert len(list(tmp_path.glob("*.npz"))) == 3
 
 
 def test_nothing_counts_before_the_rename_is_reached_and_no_crash_step_is_left_out(
@@ -110,7 +146,7 @@ def test_nothing_counts_before_the_rename_is_reached_and_no_crash_step_is_left_o
 ):
     store = filled(tmp_path)
     with monkeypatch.context() as patch:
-        crash_at(patch, 8)
+        crash_at(patch, 10)
         store.commit(*after(store.state(), 1))
     assert_holds(store, 1)
 
@@ -155,7 +191,7 @@ def test_a_damaged_model_is_named(tmp_path, damage):
     else:
         path.write_bytes(content[:50] if damage == "cut" else b"")
     with pytest.raises(StoreError, match=r"trained-000001\.npz is missing or damaged"):
-        store.model(kept)
+        read(store, kept.file)
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):

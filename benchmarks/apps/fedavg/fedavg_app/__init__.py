@@ -1,0 +1,1 @@
+"""FedAvg as a user of Flower writes it."""

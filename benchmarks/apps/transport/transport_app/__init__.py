@@ -1,0 +1,1 @@
+"""The least that moves models with Flower."""

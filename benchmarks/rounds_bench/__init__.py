@@ -1,0 +1,1 @@
+"""What `bench_rounds.py` is made of."""

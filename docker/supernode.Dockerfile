@@ -1,0 +1,49 @@
+# An institution's SuperNode: Flower, this project's bridge to the trainer, and nothing to steal.
+#
+#   docker build -f docker/supernode.Dockerfile -t ipfl-supernode .        or: make images
+#
+# It runs with a read-only root file system and a tmpfs on /tmp; docs/reference/trainer.md has the
+# command. It builds with BuildKit and without.
+ARG BASE=python:3.11-slim-bookworm
+
+FROM ${BASE} AS build
+WORKDIR /src
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
+RUN python3 -m venv --without-pip /opt/ipfl
+# What the project needs, in a layer of its own: it changes more seldom than the project.
+COPY pyproject.toml constraints.txt ./
+RUN python3 -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' > requirements.txt \
+    && python3 -m pip --python /opt/ipfl/bin/python install --constraint constraints.txt --requirement requirements.txt \
+    # With it Flower installs what an operator's app asks for. Here nothing is installed at run time.
+    && python3 -m pip --python /opt/ipfl/bin/python uninstall --yes uv
+COPY . .
+RUN python3 -m pip wheel --no-deps --wheel-dir /wheel . \
+    && python3 -m pip --python /opt/ipfl/bin/python install --no-deps /wheel/*.whl
+
+FROM ${BASE}
+COPY --from=build /opt/ipfl /opt/ipfl
+# Everything that is ever written goes to /tmp. The rest is as in cli/fleet.py: no calls to strangers,
+# a short pause when idle, one thread, and memory that goes back to the system.
+ENV PATH=/opt/ipfl/bin:/usr/local/bin:/usr/bin:/bin \
+    HOME=/tmp \
+    FLWR_HOME=/tmp/flwr \
+    FLWR_TELEMETRY_ENABLED=0 \
+    FLWR_DISABLE_UPDATE_CHECK=1 \
+    FLWR_SUPEREXEC_TASK_POLL_INTERVAL=0.2 \
+    MALLOC_ARENA_MAX=2 \
+    MALLOC_MMAP_THRESHOLD_=1048576 \
+    OMP_NUM_THREADS=1 \
+    PYTHONUNBUFFERED=1
+WORKDIR /tmp
+# A number, so that an orchestrator can see that it isn't root.
+USER 10001:10001
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["flower-supernode"]
+# Last: they change with every commit.
+ARG VERSION=0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="ipfl-supernode" \
+      org.opencontainers.image.description="Flower's SuperNode and the bridge to an institution's trainer; no torch, no data" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"

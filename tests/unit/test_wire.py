@@ -1,0 +1,158 @@
+"""Tensors in messages: large ones in pieces, which nobody but the wire sees."""
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
+from flwr.clientapp.mod import LocalDpMod
+from support.institutions import FakeInstitution
+
+from ipfl_flower import wire
+from ipfl_flower.protocol import Reply, Request
+from ipfl_flower.wire import ProtocolError, array_record, read_arrays
+
+MODEL = {
+    "embedding": np.arange(50, dtype=np.float32).reshape(10, 5),
+    "bias": np.arange(3, dtype=np.float64),
+    "half": np.arange(40, dtype=np.int16),
+    "turned": np.asfortranarray(np.arange(60, dtype=np.float32).reshape(6, 10)),
+    "one row": np.arange(40, dtype=np.float32).reshape(1, 40),
+    "scalar": np.array(2.5, np.float32),
+    "empty": np.zeros((0, 4), np.float32),
+}
+PIECES = {"embedding": 4, "half": 2, "turned": 6}
+
+
+@pytest.fixture(autouse=True)
+def short_pieces(monkeypatch):
+    monkeypatch.setattr(wire, "PIECE_BYTES", 60)
+
+
+def same(left, right):
+    assert list(left) == list(right)
+    for name, value in right.items():
+        assert (left[name].dtype, left[name].shape) == (value.dtype, value.shape)
+        assert left[name].tobytes() == value.tobytes()
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_large_tensors_travel_in_pieces_and_come_out_whole(keep):
+    record = array_record(MODEL)
+    for name, count in PIECES.items():
+        assert [key for key in record if key.startswith(name)] == [
+            f"{name}#{k}/{count}" for k in range(count)
+        ]
+    assert len(record) == sum(PIECES.values()) + len(MODEL) - len(PIECES)
+    before = list(record)
+    same(read_arrays(record, keep=keep), MODEL)
+    assert list(record) == (before if keep else [])
+
+
+def test_a_record_of_somebody_else_is_read_as_well():
+    same(
+        read_arrays(ArrayRecord({"w": Array(MODEL["embedding"])}), keep=True),
+        {"w": MODEL["embedding"]},
+    )
+
+
+def test_a_tensor_may_not_be_named_like_a_piece():
+    with pytest.raises(ProtocolError, match=r"'w#0/2' is named like a piece of another: rename it"):
+        array_record({"w#0/2": MODEL["bias"]})
+
+
+def without(record, key):
+    del record[key]
+
+
+def swapped(record, left, right):
+    record[left], record[right] = record[right], record[left]
+
+
+def as_named(record, key, name):
+    record[name] = record.pop(key)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda r: without(r, "embedding#2/4"), "'embedding' did not come whole"),
+        (lambda r: without(r, "embedding#3/4"), "'embedding' did not come whole"),
+        (lambda r: as_named(r, "embedding#3/4", "embedding#7/4"), "'embedding' did not come whole"),
+        (lambda r: as_named(r, "embedding#0/4", "embedding#0/4"), "'embedding' did not come whole"),
+        (lambda r: as_named(r, "bias", "embedding"), "'embedding' did not come whole"),
+        (lambda r: r.update({"half#1/2": Array(np.float64([1, 2]))}), "'half#1/2' does not fit"),
+        (lambda r: r.update({"half#1/2": Array(np.int16([[1]]))}), "'half#1/2' does not fit"),
+        (lambda r: r.update({"half#1/2": Array(np.array(1, np.int16))}), "'half#1/2' does not fit"),
+        (
+            lambda r: r.update({"half#1/2": Array("int16", (1,), "numpy.ndarray", b"\x93NUMPY")}),
+            "'half#1/2' can't be read",
+        ),
+    ],
+)
+def test_pieces_that_do_not_make_a_tensor_are_refused(damage, said):
+    record = array_record(MODEL)
+    damage(record)
+    with pytest.raises(ProtocolError, match=said):
+        read_arrays(record, keep=False)
+
+
+def header(shape, descr="<f4"):
+    """Return the bytes of an .npy file without values: its header alone."""
+    text = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {shape}, }}"
+    text += " " * (-(len(text) + 11) % 64) + "\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
+
+
+def named(shape, descr="<f4", key="w"):
+    return {key: Array("float32", (0,), "numpy.ndarray", header(shape, descr))}
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        named("(18446744073709551616, 0)"),
+        named("(0, 1099511627776, 1099511627776, 1099511627776)"),
+        named("(" + "0, " * 70 + ")"),
+        named("(True,)", "|S0"),
+        named("(3,)", "|S0"),
+        named("(0,)", "|O"),
+        named("(-1, 0)"),
+        named("(0,)", "(2,)<f4"),
+        named("(4611686018427387904, 0)", key="w#0/2")
+        | named("(4611686018427387904, 0)", key="w#1/2"),
+    ],
+)
+def test_whatever_a_header_claims_it_is_refused(arrays):
+    record = ArrayRecord(arrays)
+    with pytest.raises(ProtocolError, match=r"'w.*can't be read"):
+        read_arrays(record, keep=False)
+
+
+def test_a_reply_that_was_read_or_refused_holds_its_model_no_more():
+    institution = FakeInstitution(seed=0)
+    request = Request(0, train=True, role="initial", arrays=MODEL, coefficient=0.0, start="own")
+    for number, refused in ((0, False), (5, True)):
+        asked = Message(request.to_records(), dst_node_id=7, message_type="train")
+        asked.metadata.__dict__["_message_id"] = "m1"
+        reply = institution(asked)
+        assert len(reply.content["arrays"]) > len(MODEL)
+        if refused:
+            with pytest.raises(ProtocolError, match="reply of round 0, asked was round 5"):
+                Reply.from_message(reply, round_number=number)
+        else:
+            assert list(Reply.from_message(reply, round_number=number).arrays) == list(MODEL)
+        assert len(reply.content["arrays"]) == 0
+
+
+def test_flowers_own_mods_work_on_pieces():
+    """Local differential privacy compares the keys of the two records, after the ClientApp."""
+    model = {name: MODEL[name] for name in ("embedding", "bias")}
+    request = Request(0, train=True, role="initial", arrays=model, coefficient=0.0, start="own")
+    asked = Message(request.to_records(), dst_node_id=7, message_type="train")
+    asked.metadata.__dict__["_message_id"] = "m1"
+    context = Context(1, 7, {}, RecordDict(), {})
+    mod = LocalDpMod(clipping_norm=1e-3, sensitivity=1e-9, epsilon=1.0, delta=1e-5)
+    reply = mod(asked, context, lambda message, _: FakeInstitution(seed=0)(message))
+    assert not reply.has_error(), reply.error
+    private = Reply.from_message(reply, round_number=0).arrays
+    moved = [np.linalg.norm(private[name] - value) ** 2 for name, value in model.items()]
+    assert 0 < np.sqrt(sum(moved)) < 2e-3
