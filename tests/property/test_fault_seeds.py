@@ -26,7 +26,8 @@ from support.institutions import theta0
 
 from ipfl_flower.audit import audit
 from ipfl_flower.ledger import State
-from ipfl_flower.models import Layout, row_digest
+from ipfl_flower.models import Layout
+from ipfl_flower.models.layout import model_digest
 from ipfl_flower.receipts import SignedReceipt, Stored, check
 from ipfl_flower.receipts.encoding import canonical
 
@@ -115,9 +116,7 @@ def check_reports(outcome):
             assert report.leaving == (outcome.plan.leaves.get(name) == item.number)
             if not report.leaving:
                 models = institution.sent[item.number]
-                assert report.model_digest in {
-                    row_digest(LAYOUT, LAYOUT.flatten(model)) for model in models
-                }
+                assert report.model_digest in {model_digest(LAYOUT, model) for model in models}
                 assert all(np.isfinite(v).all() for model in models for v in model.values())
 
 

@@ -21,7 +21,7 @@ from ipfl_flower.strategy import IPFL, MarketError
 
 NAMES = ("alder", "birch", "cedar", "dogwood", "elm", "fir")
 DEADLINE_S, ABSENCE_S, JOIN_S = 20.0, 5.0, 10.0
-THETA0 = array_record(theta0())
+
 RULES = (
     {"preset": "recommended"},
     {"preset": "paper"},
@@ -268,7 +268,7 @@ class Arena:
             fuse.around(ledger, name, after=True)
         fuse.around(grid, "push_messages", after=False)
         try:
-            IPFL(settings, ledger, grid.clock).start(grid, THETA0)
+            IPFL(settings, ledger, grid.clock).start(grid, array_record(theta0()))
         except MarketError as error:
             return str(error)
         finally:
