@@ -4,6 +4,7 @@ import dataclasses
 import shutil
 import tempfile
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from hypothesis.stateful import (
 from ipfl_flower.ledger import Ledger, LedgerError, Report, Settlement, State
 from ipfl_flower.market import Rules, Terms, clear
 
-INSTITUTIONS_MAX = 5
+INSTITUTIONS_MAX = 6
 TERMS = st.builds(
     Terms,
     samples=st.sampled_from([0, 50, 400]),
@@ -120,16 +121,24 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @initialize(leaver=st.sampled_from([None, 0, 2]), seed=st.integers(0, 9))
     def begin(self, leaver, seed):
-        """Begin with a round in which there is trade: chance alone seldom gets so far."""
+        """Begin with a round that has a bit of everything: chance alone seldom gets so far."""
         self.say("begin", {"market": "of a test"})
-        for _ in range(3):
+        for _ in range(5):
             self.enrol()
-        self.open_for((0, 1, 2), 2)
+        self.open_for((0, 1, 2, 3), 3)
         self.collect()
         for i in range(3):
+            self.settle(seed)  # refused: below the quorum
             self.tell(i, Terms(50 + i, 0.125, 1e6), leaving=i == leaver)
+            with self.nothing_changes():
+                self.come_uninvited()
+                self.hurry()
+        self.fail(0)  # its first reply counts all the same
+        self.fail(3)
         self.settle(seed)
         assert any(self.lines.values())
+        self.open_for((0, 1, 2), 2)
+        self.collect()  # refused until the round before is delivered
 
     @precondition(lambda self: len(self.names) < INSTITUTIONS_MAX)
     @rule()
@@ -197,13 +206,18 @@ class LedgerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.last_is(State.OPEN, State.COLLECTING) and self.last["asked"])
     @rule(data=st.data())
     def refuse(self, data):
-        number, i = len(self.rounds) - 1, data.draw(st.sampled_from(self.last["asked"]))
+        self.fail(data.draw(st.sampled_from(self.last["asked"])))
+
+    def fail(self, i):
+        number = len(self.rounds) - 1
         self.say("refuse", number, i, f"{i} failed")
         self.last["failed"][i] = f"{i} failed"
 
     def settle(self, seed):
         number = len(self.rounds) - 1
         settlement = settlement_of(number, self.reports_of_last(), seed)
+        with self.nothing_changes():
+            self.settle_something_else()
         if len(self.last["reports"]) < self.last["quorum"]:
             self.refused("commit", settlement)
             return
@@ -215,6 +229,7 @@ class LedgerMachine(RuleBasedStateMachine):
             payer, payee = self.names[ids[buyer]], self.names[ids[seller]]
             self.lines[payer].append((number, payee, "paid", amount))
             self.lines[payee].append((number, payer, "earned", amount))
+        self.come_too_late()
 
     @precondition(lambda self: self.last_is(State.OPEN, State.COLLECTING))
     @rule()
@@ -222,6 +237,7 @@ class LedgerMachine(RuleBasedStateMachine):
         number = len(self.rounds) - 1
         self.last["head"] = self.say("abandon", number, "stopped")
         self.last["state"] = State.ABANDONED
+        self.come_too_late()
 
     @precondition(lambda self: any(known["state"] is State.SETTLED for known in self.rounds))
     @rule()
@@ -268,10 +284,6 @@ class LedgerMachine(RuleBasedStateMachine):
             self.settle_again()
             if self.last_is(State.OPEN, State.COLLECTING):
                 self.hurry()
-            if self.last_is(*SEALED):
-                self.come_too_late()
-            if self.last_is(State.COLLECTING) and self.last["reports"]:
-                self.settle_something_else()
 
     def enrol_as_another(self, data):
         name = data.draw(st.sampled_from(self.names))
@@ -312,16 +324,22 @@ class LedgerMachine(RuleBasedStateMachine):
             self.refused("commit", settlement_of(number, [], 0))
 
     def come_too_late(self):
+        with self.nothing_changes():
+            self.say_what_is_too_late()
+
+    def say_what_is_too_late(self):
         number, asked = len(self.rounds) - 1, self.last["asked"]
-        late = Report(number, 0, Terms(7, 0.5, 0.25), "late", leaving=False, metrics={})
-        self.refused("report", late)
         self.refused("collect", number)
         self.refused("abandon", number, "another reason")
         for i in asked:
+            late = Report(number, i, Terms(7, 0.5, 0.25), "late", leaving=False, metrics={})
+            self.refused("report", late)
             self.refused("refuse", number, i, "another reason")
 
     def settle_something_else(self):
         number, reports = len(self.rounds) - 1, self.reports_of_last()
+        if not reports:
+            return
         right = settlement_of(number, reports, 0)
         self.refused("commit", settlement_of(number, reports[1:], 0))
         self.refused("commit", dataclasses.replace(right, model_digests=("x",) * len(reports)))
@@ -357,7 +375,9 @@ class LedgerMachine(RuleBasedStateMachine):
             ]
             assert lines == self.lines[name]
             signs = {"paid": -1, "earned": 1}
-            expected[name] = sum(signs[how] * amount for _, _, how, amount in lines)
+            amounts = [signs[how] * amount for _, _, how, amount in lines]
+            assert [s.balance_micro for s in statement.lines] == list(accumulate(amounts))
+            expected[name] = sum(amounts)
             assert statement.balance == expected[name]
         assert self.ledger.balances() == expected
         assert sum(expected.values()) == 0
