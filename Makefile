@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 MIN_COVERAGE := 95
 
-.PHONY: install demo test chaos check format proto bench package images lock clean
+.PHONY: install demo test test-containers chaos check format proto bench package images lock clean
 
 install: $(READY)
 
@@ -20,10 +20,14 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest $(ARGS)
+	$(BIN)/coverage run -m pytest -m 'not containers' $(ARGS)
 	$(BIN)/coverage report --include='ipfl_flower/market/*' --fail-under=$(MIN_COVERAGE)
 	$(BIN)/coverage report --include='ipfl_flower/ledger/*' --fail-under=$(MIN_COVERAGE)
 	$(BIN)/coverage report --include='ipfl_flower/models/*' --fail-under=$(MIN_COVERAGE)
+
+# What needs a Docker engine, and builds images: minutes on a machine that has none of their layers.
+test-containers: $(READY)
+	$(BIN)/python -m pytest -m containers $(ARGS)
 
 # Real markets whose processes are killed at random, one after another: kills survived, rounds completed.
 chaos: $(READY)

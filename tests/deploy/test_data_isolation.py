@@ -43,7 +43,7 @@ LOCKED_DOWN = [
     *("--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
 ]
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.containers, pytest.mark.e2e, pytest.mark.timeout(1800)]
 
 
 @dataclass
