@@ -74,7 +74,7 @@ def read_processes(pids: list[str] | None = None) -> dict:
         try:
             if not os.path.samefile(f"{base}/root", "/"):
                 seen["other_roots"].append(base)
-                found |= set(read_everything(f"{base}/root/")["canaries"])
+                found |= set(read_everything(os.path.join(base, "root", ""))["canaries"])
         except OSError:
             seen["refused"].append(f"{base}/root")
     return {**seen, "canaries": sorted(found)}
