@@ -1,24 +1,36 @@
 """Tensors in Flower messages: how a model becomes an ArrayRecord, and is read without trust.
 
-A large tensor travels in pieces along its first axis, as arrays of their own named ``NAME#K/N``.
-Flower joins the chunks of an array in memory, beside the chunks and the arrays of the whole
-message: an array as large as the model would cost it once more. Who reads a record sees tensors.
+Flower makes several objects of each array, with database transactions of their own at the
+SuperLink, and joins the chunks of an array in memory. So neither many small arrays travel nor a
+large one:
+
+* Small tensors of one dtype travel end to end in one array, a *pack*. Its name says what lies in
+  it: ``#[[position, name, shape], …]``, in JSON.
+* A large tensor travels in *pieces* along its first axis, ``NAME#K/N``.
+
+Who reads a record sees tensors, in the order in which they were written.
 """
 
 import io
+import json
 import math
 import re
 import reprlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from flwr.app import Array, ArrayRecord
 from numpy.typing import NDArray
 
+Tensor: TypeAlias = NDArray[Any]
+
 # A few of Flower's chunks of 5 MB. What a tensor costs once more while it is written or joined.
 PIECE_BYTES = 2**24
 _PIECE = re.compile(r"(?P<name>.*)#(?P<k>\d{1,9})/(?P<n>\d{1,9})", re.DOTALL)
+# Within one of those chunks.
+PACK_BYTES = 2**22
+_PACK = "#["
 
 _READ_HEADER = {
     (1, 0): np.lib.format.read_array_header_1_0,
@@ -30,24 +42,35 @@ class ProtocolError(ValueError):
     """A message does not hold what it must; the text names the field."""
 
 
-def array_record(arrays: Mapping[str, NDArray[Any]]) -> ArrayRecord:
+def array_record(arrays: Mapping[str, Tensor]) -> ArrayRecord:
     """Return tensors by name as a Flower record; `arrays` is asked for one tensor at a time.
 
     Raises
     ------
     ProtocolError
-        If a tensor is named as a piece of one.
+        If a tensor is named like a pack of tensors or a piece of one.
     """
     record = ArrayRecord()
-    for name in arrays:
-        if _PIECE.fullmatch(name):
-            raise ProtocolError(f"tensor {name!r} is named like a piece of another: rename it")
-        for key, piece in _pieces(name, np.asarray(arrays[name])):
-            record[key] = Array(piece)
+    packs: dict[np.dtype[Any], _Pack] = {}
+    for position, name in enumerate(arrays):
+        if name.startswith(_PACK) or _PIECE.fullmatch(name):
+            raise ProtocolError(f"tensor {name!r} is named like a pack or a piece: rename it")
+        tensor = np.asarray(arrays[name])
+        if tensor.nbytes > PACK_BYTES:
+            for key, piece in _pieces(name, tensor):
+                record[key] = Array(piece)
+            continue
+        pack = packs.setdefault(tensor.dtype, _Pack())
+        if pack.nbytes + tensor.nbytes > PACK_BYTES:
+            record[pack.key] = pack.array()
+            pack = packs[tensor.dtype] = _Pack()
+        pack.add(position, name, tensor)
+    for pack in packs.values():
+        record[pack.key] = pack.array()
     return record
 
 
-def read_arrays(record: ArrayRecord, *, keep: bool) -> dict[str, NDArray[Any]]:
+def read_arrays(record: ArrayRecord, *, keep: bool) -> dict[str, Tensor]:
     """Return the tensors of a record.
 
     Parameters
@@ -59,30 +82,98 @@ def read_arrays(record: ArrayRecord, *, keep: bool) -> dict[str, NDArray[Any]]:
     Returns
     -------
     dict of str to ndarray
-        In the order of the record. A tensor that came whole shares the memory of its array.
+        In the order in which they were written. A tensor that came whole or in a pack shares the
+        memory of its array.
 
     Raises
     ------
     ProtocolError
-        If an array can't be read, or pieces are missing or don't fit together.
+        If an array can't be read, or packs or pieces are incomplete or don't fit together.
     """
     cut: dict[str, list[str]] = {}
     for key in record:
         match = _PIECE.fullmatch(key)
-        cut.setdefault(match["name"] if match else key, []).append(key)
-    arrays = {}
+        cut.setdefault(match["name"] if match and key[:2] != _PACK else key, []).append(key)
+    packed: dict[int, tuple[str, Tensor]] = {}
+    loose: list[tuple[str, Tensor]] = []
     for name, keys in cut.items():
-        if keys == [name]:
-            arrays[name] = _tensor(name, record[name])
+        if name.startswith(_PACK):
+            for position, item in _unpacked(name, _tensor(name, record[name])):
+                if position in packed:
+                    raise ProtocolError(f"two tensors are said to be number {position}")
+                packed[position] = item
+        elif keys == [name]:
+            loose.append((name, _tensor(name, record[name])))
         else:
-            arrays[name] = _joined(name, keys, record, keep=keep)
+            loose.append((name, _joined(name, keys, record, keep=keep)))
         if not keep:
             for key in keys:
                 record.pop(key, None)
+    return _in_order(packed, loose)
+
+
+class _Pack:
+    """Small tensors of one dtype on their way into one array."""
+
+    def __init__(self) -> None:
+        self.nbytes = 0
+        self._entries: list[tuple[int, str, tuple[int, ...]]] = []
+        self._flat: list[Tensor] = []
+
+    def add(self, position: int, name: str, tensor: Tensor) -> None:
+        self.nbytes += tensor.nbytes
+        self._entries.append((position, name, tensor.shape))
+        self._flat.append(tensor.reshape(-1))
+
+    @property
+    def key(self) -> str:
+        return "#" + json.dumps(self._entries)
+
+    def array(self) -> Array:
+        return Array(np.concatenate(self._flat))
+
+
+def _unpacked(key: str, pack: Tensor) -> Iterator[tuple[int, tuple[str, Tensor]]]:
+    """Yield position, name and tensor of what lies in a pack, as its key says."""
+    end = 0
+    try:
+        for position, name, shape in map(_entry, json.loads(key[1:])):
+            start, end = end, end + math.prod(shape)
+            yield position, (name, pack[start:end].reshape(shape))
+    except (ValueError, TypeError, IndexError, OverflowError, RecursionError) as error:
+        raise ProtocolError(f"pack {reprlib.repr(key)} can't be read: {error}") from error
+    if pack.shape != (end,):
+        raise ProtocolError(
+            f"pack {reprlib.repr(key)} can't be read: it has shape {pack.shape}, not ({end},)"
+        )
+
+
+def _entry(entry: Any) -> tuple[int, str, list[int]]:
+    position, name, shape = entry
+    if type(position) is not int or type(name) is not str or type(shape) is not list:
+        raise ValueError("an entry is a position, a name and a shape")
+    if any(type(n) is not int or n < 0 for n in shape):
+        raise ValueError(f"the shape is {reprlib.repr(shape)}")
+    return position, name, shape
+
+
+def _in_order(
+    packed: dict[int, tuple[str, Tensor]], loose: list[tuple[str, Tensor]]
+) -> dict[str, Tensor]:
+    """Return tensors as they were written: the packed at their positions, the others between."""
+    others = iter(loose)
+    arrays: dict[str, Tensor] = {}
+    for position in range(len(packed) + len(loose)):
+        item = packed.get(position) or next(others, None)
+        if item is None:
+            raise ProtocolError(f"no tensor is number {position} of {len(packed) + len(loose)}")
+        if item[0] in arrays:
+            raise ProtocolError(f"tensor {reprlib.repr(item[0])} comes twice")
+        arrays[item[0]] = item[1]
     return arrays
 
 
-def _pieces(name: str, tensor: NDArray[Any]) -> Iterator[tuple[str, NDArray[Any]]]:
+def _pieces(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
     length = len(tensor) if tensor.ndim else 0
     if tensor.nbytes <= PIECE_BYTES or length < 2:
         yield name, tensor
@@ -93,7 +184,7 @@ def _pieces(name: str, tensor: NDArray[Any]) -> Iterator[tuple[str, NDArray[Any]
         yield f"{name}#{k}/{count}", tensor[k * step : (k + 1) * step]
 
 
-def _joined(name: str, keys: list[str], record: ArrayRecord, *, keep: bool) -> NDArray[Any]:
+def _joined(name: str, keys: list[str], record: ArrayRecord, *, keep: bool) -> Tensor:
     """Put the pieces of a tensor together, in memory that is taken as it is filled."""
     if keys != [f"{name}#{k}/{len(keys)}" for k in range(len(keys))]:
         raise ProtocolError(
@@ -117,7 +208,7 @@ def _joined(name: str, keys: list[str], record: ArrayRecord, *, keep: bool) -> N
     return tensor
 
 
-def _tensor(name: str, array: Array) -> NDArray[Any]:
+def _tensor(name: str, array: Array) -> Tensor:
     """Read a tensor without trusting it: no pickle, no archive, no more memory than came."""
     stream = io.BytesIO(array.data)
     try:

@@ -2,7 +2,7 @@ import io
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
 from ipfl_flower.market import Terms
 from ipfl_flower.protocol import METRICS_MAX, ProtocolError, Reply, Request
@@ -135,9 +135,9 @@ def test_too_many_metrics_are_refused():
 
 def test_a_torn_tensor_is_refused_by_name():
     records = a_reply().to_records()
-    array = records["arrays"]["w"]
+    array = next(iter(records["arrays"].values()))
     array.data = array.data[:-3]
-    with pytest.raises(ProtocolError, match="tensor 'w' can't be read"):
+    with pytest.raises(ProtocolError, match=r"tensor .*\"w\".* can't be read"):
         Reply.from_message(delivered(records), round_number=3)
 
 
@@ -184,7 +184,7 @@ def an_npz():
 )
 def test_a_hostile_tensor_is_refused_by_name(data):
     records = a_reply().to_records()
-    records["arrays"]["w"].data = data
+    records["arrays"] = ArrayRecord({"w": Array("float32", (2, 3), "numpy.ndarray", data)})
     with pytest.raises(ProtocolError, match="tensor 'w' can't be read"):
         Reply.from_message(delivered(records), round_number=3)
 

@@ -1,4 +1,6 @@
-"""Tensors in messages: large ones in pieces, which nobody but the wire sees."""
+"""Tensors in messages: in packs and in pieces, which nobody but the wire sees."""
+
+import json
 
 import numpy as np
 import pytest
@@ -15,16 +17,27 @@ MODEL = {
     "bias": np.arange(3, dtype=np.float64),
     "half": np.arange(40, dtype=np.int16),
     "turned": np.asfortranarray(np.arange(60, dtype=np.float32).reshape(6, 10)),
-    "one row": np.arange(40, dtype=np.float32).reshape(1, 40),
+    "one row": np.arange(10, dtype=np.float32).reshape(1, 10),
     "scalar": np.array(2.5, np.float32),
     "empty": np.zeros((0, 4), np.float32),
+    "gain": np.arange(4, dtype=np.float32),
+    "offset": np.arange(5, dtype=np.float64),
+    "shift": np.arange(6, dtype=np.float32).reshape(2, 3),
 }
 PIECES = {"embedding": 4, "half": 2, "turned": 6}
+PACKS = [
+    [[4, "one row", [1, 10]]],
+    [[5, "scalar", []], [6, "empty", [0, 4]], [7, "gain", [4]]],
+    [[1, "bias", [3]]],
+    [[8, "offset", [5]]],
+    [[9, "shift", [2, 3]]],
+]
 
 
 @pytest.fixture(autouse=True)
 def short_pieces(monkeypatch):
     monkeypatch.setattr(wire, "PIECE_BYTES", 60)
+    monkeypatch.setattr(wire, "PACK_BYTES", 40)
 
 
 def same(left, right):
@@ -35,13 +48,15 @@ def same(left, right):
 
 
 @pytest.mark.parametrize("keep", [True, False])
-def test_large_tensors_travel_in_pieces_and_come_out_whole(keep):
+def test_tensors_travel_in_packs_and_pieces_and_come_out_as_they_were(keep):
     record = array_record(MODEL)
     for name, count in PIECES.items():
         assert [key for key in record if key.startswith(name)] == [
             f"{name}#{k}/{count}" for k in range(count)
         ]
-    assert len(record) == sum(PIECES.values()) + len(MODEL) - len(PIECES)
+    packs = [json.loads(key[1:]) for key in record if key.startswith("#[")]
+    assert sorted(packs) == sorted(PACKS)
+    assert len(record) == sum(PIECES.values()) + len(packs)
     before = list(record)
     same(read_arrays(record, keep=keep), MODEL)
     assert list(record) == (before if keep else [])
@@ -54,9 +69,59 @@ def test_a_record_of_somebody_else_is_read_as_well():
     )
 
 
-def test_a_tensor_may_not_be_named_like_a_piece():
-    with pytest.raises(ProtocolError, match=r"'w#0/2' is named like a piece of another: rename it"):
-        array_record({"w#0/2": MODEL["bias"]})
+def test_the_small_tensors_of_a_model_are_one_array(monkeypatch):
+    monkeypatch.undo()
+    model = {f"layer{k}": np.full((k, 3), k, np.float32) for k in range(200)}
+    record = array_record(model)
+    assert len(record) == 1
+    same(read_arrays(record, keep=False), model)
+    assert len(array_record({})) == 0
+
+
+@pytest.mark.parametrize("name", ["w#0/2", '#[[0, "w", [3]]]', "#["])
+def test_a_tensor_may_not_be_named_like_a_pack_or_a_piece(name):
+    with pytest.raises(ProtocolError, match=r"is named like a pack or a piece: rename it"):
+        array_record({name: MODEL["bias"]})
+
+
+@pytest.mark.parametrize(
+    ("entries", "said"),
+    [
+        ([[0, "w", [2]]], r"has shape \(3,\), not \(2,\)"),
+        ([[0, "w", [4]]], "can't be read"),
+        ([[0, "w", [2**70, 0]], [1, "v", [3]]], "can't be read"),
+        ([[0, "w", [0] * 99], [1, "v", [3]]], "can't be read"),
+        ([[0, "w", [-3]]], "the shape is"),
+        ([[0, "w", [3.0]]], "the shape is"),
+        ([[0, "w", [True, 3]]], "the shape is"),
+        ([[0, 7, [3]]], "a position, a name and a shape"),
+        ([["0", "w", [3]]], "a position, a name and a shape"),
+        ([[0, "w", 3]], "a position, a name and a shape"),
+        ([[0, "w"]], "can't be read"),
+        ([5], "can't be read"),
+        ([[1, "w", [3]]], "no tensor is number 0 of 1"),
+        ([[-1, "w", [3]]], "no tensor is number 0 of 1"),
+        ([[0, "w", [1]], [0, "v", [2]]], "two tensors are said to be number 0"),
+        ([[0, "w", [1]], [1, "w", [2]]], "'w' comes twice"),
+    ],
+)
+def test_a_pack_that_is_not_what_it_says_is_refused(entries, said):
+    record = ArrayRecord({"#" + json.dumps(entries): Array(np.float32([1, 2, 3]))})
+    with pytest.raises(ProtocolError, match=said):
+        read_arrays(record, keep=False)
+
+
+@pytest.mark.parametrize("key", ["#[", "#[[[", "#[" * 50_000, f"#[{'9' * 5000}]", "#[]"])
+def test_a_pack_whose_name_says_nothing_is_refused(key):
+    with pytest.raises(ProtocolError, match="can't be read"):
+        read_arrays(ArrayRecord({key: Array(np.float32([1, 2, 3]))}), keep=False)
+
+
+def test_a_tensor_may_not_come_in_a_pack_and_beside_it():
+    record = array_record({"w": MODEL["bias"]})
+    record["w"] = Array(MODEL["bias"])
+    with pytest.raises(ProtocolError, match="'w' comes twice"):
+        read_arrays(record, keep=False)
 
 
 def without(record, key):
@@ -78,7 +143,7 @@ def as_named(record, key, name):
         (lambda r: without(r, "embedding#3/4"), "'embedding' did not come whole"),
         (lambda r: as_named(r, "embedding#3/4", "embedding#7/4"), "'embedding' did not come whole"),
         (lambda r: as_named(r, "embedding#0/4", "embedding#0/4"), "'embedding' did not come whole"),
-        (lambda r: as_named(r, "bias", "embedding"), "'embedding' did not come whole"),
+        (lambda r: as_named(r, "half#0/2", "embedding"), "'embedding' did not come whole"),
         (lambda r: r.update({"half#1/2": Array(np.float64([1, 2]))}), "'half#1/2' does not fit"),
         (lambda r: r.update({"half#1/2": Array(np.int16([[1]]))}), "'half#1/2' does not fit"),
         (lambda r: r.update({"half#1/2": Array(np.array(1, np.int16))}), "'half#1/2' does not fit"),
@@ -143,7 +208,7 @@ def test_a_reply_that_was_read_or_refused_holds_its_model_no_more():
         assert len(reply.content["arrays"]) == 0
 
 
-def test_flowers_own_mods_work_on_pieces():
+def test_flowers_own_mods_work_on_packs_and_pieces():
     """Local differential privacy compares the keys of the two records, after the ClientApp."""
     model = {name: MODEL[name] for name in ("embedding", "bias")}
     request = Request(0, train=True, role="initial", arrays=model, coefficient=0.0, start="own")

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 BYTES_PER_PARAMETER = 4
 MB = 10**6
 # A chunk of a message is 5 MB: a stamp in each megabyte changes all of them.
+LARGEST_ARRAY = 16 * MB
 STAMP_EVERY = MB // BYTES_PER_PARAMETER
 
 
@@ -50,6 +51,15 @@ def arrays(megabytes: float) -> dict[str, NDArray[np.float32]]:
         )
         for i, (name, shape) in enumerate(shapes(megabytes).items())
     }
+
+
+def whole(megabytes: float) -> dict[str, NDArray[np.float32]]:
+    """Make as many numbers in as few arrays as Flower takes well: a message and nothing else."""
+    numbers = np.linspace(
+        -0.05, 0.05, round(megabytes * MB / BYTES_PER_PARAMETER), dtype=np.float32
+    )
+    count = -(-numbers.nbytes // LARGEST_ARRAY)
+    return {str(k): part for k, part in enumerate(np.array_split(numbers, count))}
 
 
 def stamp(values: dict[str, NDArray[Any]], *mark: float) -> None:

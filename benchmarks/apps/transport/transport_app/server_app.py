@@ -18,7 +18,7 @@ def main(grid: Grid, context: Context) -> None:
     """Send and receive for some rounds, and write down when each ended."""
     config = context.run_config
     poll_s = float(config["poll-s"])
-    values = bench_model.arrays(float(config["megabytes"]))
+    values = bench_model.whole(float(config["megabytes"]))
     while len(nodes := list(grid.get_node_ids())) < int(config["institutions"]):
         time.sleep(poll_s)
     ends: list[float] = []
