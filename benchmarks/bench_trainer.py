@@ -89,7 +89,7 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, float]:
     institution = Institution(
         name="bench",
         state_dir=folder / "state",
-        device="cpu",
+        device=given.device,
         threads=given.threads,
         leaving=False,
         terms=Terms(samples=64, cost=0.05, eagerness=5000.0),
@@ -112,6 +112,8 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, float]:
         array.flags.writeable = False
     gc.collect()
     forget_peak()
+    if given.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
     request = FitRequest(round=1, centre=start, coefficient=0.025, start=given.start)
     began = time.perf_counter()
     trainer.fit(request)
@@ -122,6 +124,9 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, float]:
         "imports_mib": imported,
         "first_peak_mib": first,
         "peak_mib": peak,
+        "gpu_peak_mib": torch.cuda.max_memory_allocated() / 2**20
+        if given.device == "cuda"
+        else 0.0,
         "fit_s": seconds,
     }
 
@@ -136,6 +141,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--start", choices=["own", "centre"], default="own")
     parser.add_argument("--momentum", type=float, default=0.0)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     if given.one:
@@ -152,10 +158,11 @@ def main() -> None:
     print("peak memory of the whole process, MiB; × model: all of it; net: without the imports")
     print(
         "10⁶ parameters, start, options           | model imports | θ⁰ peak  × | centre  × net ×"
-        " | fit s"
+        " | GPU × | fit s"
     )
     for size, start, more in cases:
         command = [sys.executable, __file__, "--one", "--parameters", str(size), "--start", start]
+        command += ["--device", given.device]
         done = subprocess.run([*command, *more], capture_output=True, text=True, check=True)
         case = json.loads(done.stdout)
         model, net = case["model_mib"], case["peak_mib"] - case["imports_mib"]
@@ -163,7 +170,7 @@ def main() -> None:
             f"{size:14} {start:7} {' '.join(more):20} | {model:5.0f} {case['imports_mib']:7.0f}"
             f" | {case['first_peak_mib']:5.0f} {case['first_peak_mib'] / model:4.2f}"
             f" | {case['peak_mib']:5.0f} {case['peak_mib'] / model:4.2f} {net / model:5.2f}"
-            f" | {case['fit_s']:5.1f}",
+            f" | {case['gpu_peak_mib'] / model:5.2f} | {case['fit_s']:5.1f}",
             flush=True,
         )
 

@@ -15,6 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from support.device import DEVICE
 
 from ipfl_flower.trainer_api import Tls, TrainerClient
 
@@ -29,7 +30,7 @@ def institution_file(folder, *, iterations=20, cost=0.05, name="alder", leaving=
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "institution.toml"
     file.write_text(
-        f'name = "{name}"\nstate_dir = "state"\ndevice = "cpu"\nleaving = {leaving}\n{more}\n'
+        f'name = "{name}"\nstate_dir = "state"\ndevice = "{DEVICE}"\nleaving = {leaving}\n{more}\n'
         f"[terms]\ncost = {cost}\neagerness = 6000.0\n"
         f"[training]\niterations = {iterations}\nbatch_size = 16\nlearning_rate = 0.2\n"
         '[task]\nname = "digits"\nsplit = "clusters"\ninstitution = 1\ninstitutions = 6\n'

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from support.device import DEVICE
 
 from ipfl_flower.market import Terms
 from ipfl_flower.models import Layout, ModelBank
@@ -37,7 +38,7 @@ def institution(folder, number, dtype):
     return Institution(
         name=f"i{number}",
         state_dir=folder / str(number),
-        device="cpu",
+        device=DEVICE,
         threads=1,
         leaving=False,
         terms=Terms(samples=100, cost=0.05, eagerness=6000.0),

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from support.device import DEVICE
 
 from ipfl_flower.market import Terms
 from ipfl_flower.tasks import load_task
@@ -24,7 +25,7 @@ def institution(tmp_path):
     return Institution(
         name="clinic",
         state_dir=tmp_path / "clinic",
-        device="cpu",
+        device=DEVICE,
         threads=1,
         leaving=False,
         terms=Terms(samples=60, cost=0.05, eagerness=6000.0),

@@ -4,6 +4,7 @@ import dataclasses
 import logging
 
 import pytest
+from support.device import DEVICE
 from support.rounds import four_distances, four_terms, play, settled
 
 from ipfl_flower.ledger import Ledger
@@ -193,7 +194,7 @@ def institution(folder, **values):
     return Institution(
         name="institution 1",
         state_dir=folder,
-        device="cpu",
+        device=DEVICE,
         threads=1,
         leaving=False,
         terms=four_terms()[1],

@@ -14,6 +14,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.device import DEVICE
 from support.trainers import institution_file, trainer_process
 
 from ipfl_flower.trainer import FitRequest, Institution, Trainer
@@ -141,7 +142,7 @@ def test_rounds_over_the_wire_are_those_in_process_to_the_bit(tmp_path):
 
 def test_it_describes_itself(client, file):
     description = client.describe()
-    assert (description.name, description.task, description.device) == ("alder", "digits", "cpu")
+    assert (description.name, description.task, description.device) == ("alder", "digits", DEVICE)
     assert description.layout == layout_of(THETA_0)
     assert description.terms == Institution.load(file).terms
     assert set(description.versions) == {"ipfl-flower", "torch", "protocol"}

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from support.device import DEVICE
 from support.tasks import Shares
 
 from ipfl_flower.market import Terms
@@ -31,7 +32,7 @@ def institution(folder, kind, **sgd):
     return Institution(
         name="clinic",
         state_dir=folder,
-        device="cpu",
+        device=DEVICE,
         threads=1,
         leaving=False,
         terms=Terms(samples=60, cost=0.05, eagerness=6000.0),
