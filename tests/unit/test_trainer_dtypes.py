@@ -50,7 +50,7 @@ def institution(folder, number, dtype):
 def wide(arrays, trainer):
     """Return arrays in float64, whatever their dtype."""
     tensors = to_tensors(arrays, trainer._learner.shared)
-    return {name: tensor.double().numpy() for name, tensor in tensors.items()}
+    return {name: tensor.double().cpu().numpy() for name, tensor in tensors.items()}
 
 
 @pytest.mark.parametrize("dtype", KINDS)
