@@ -11,12 +11,15 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from ipfl_flower.cli.allow import allow
 from ipfl_flower.cli.demo import DemoOptions, run_demo
 from ipfl_flower.cli.ledger import ledger_app
 from ipfl_flower.cli.processes import LaunchError
 from ipfl_flower.cli.receipts import receipts_app
 from ipfl_flower.cli.run import run_market
 from ipfl_flower.cli.status import read_status, status_lines
+from ipfl_flower.cli.superlink import superlink
+from ipfl_flower.cli.supernode import supernode
 from ipfl_flower.cli.trainer import trainer
 from ipfl_flower.ledger import Ledger, LedgerError
 from ipfl_flower.receipts import ReceiptError
@@ -29,6 +32,9 @@ cli = typer.Typer(
 )
 cli.add_typer(ledger_app, name="ledger")
 cli.add_typer(receipts_app, name="receipts")
+cli.command()(allow)
+cli.command()(superlink)
+cli.command()(supernode)
 cli.command()(trainer)
 
 
