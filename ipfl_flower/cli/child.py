@@ -56,6 +56,7 @@ class Child:
         except OSError as error:
             raise LaunchError(f"{command[0]} can't be started: {error}") from error
         self._on_line = on_line
+        self._ended = False
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -81,6 +82,9 @@ class Child:
 
     def end(self, grace_s: float = GRACE_S) -> int:
         """End it and what it started: politely, then, after a grace, for certain."""
+        if self._ended:
+            return self._process.wait()
+        self._ended = True  # Its number may be another's group by now.
         self.signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(grace_s)

@@ -69,6 +69,7 @@ def run_superlink(
     os.umask(0o077)  # The database holds models while a run lasts.
     env = environment(folder / "flower")
     env["GRPC_TRACE"] = ",".join(filter(None, (os.environ.get("GRPC_TRACE"), *TRACERS)))
+    env["GRPC_VERBOSITY"] = "INFO"  # Flower's own choice, "error", would silence the tracers.
     refusals = Refusals(folder / "refusals.json", say)
     watch = CertificateWatch(certificates / "server.pem")
     command = superlink_command(

@@ -157,11 +157,14 @@ def run_supernode(institution: Institution, trainer: TrainerAddress, host: str, 
         heard = Heard()
         child = stack.enter_context(Child(command, env, heard.read))
         stop.hand_to(child)
-        executor = Executor(f"{host}:{port}", secret, institution.folder, env)
+        runtime = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        executor = Executor(runtime, secret, institution.folder, env)
         stack.callback(executor.end)
 
         def tend() -> None:
-            if not executor.tend():
+            if stop.asked:
+                executor.end()  # It would only complain that the SuperNode is gone.
+            elif not executor.tend():
                 child.signal(signal.SIGTERM)
 
         code = wait(child, stop, tend)

@@ -44,17 +44,25 @@ class Outcome(NamedTuple):
 
 
 class RefusedError(Exception):
-    """The institution doesn't allow this bundle; the text is for operator and institution."""
+    """The institution doesn't allow the bundle with this SHA-256."""
+
+    def __init__(self, sha256: str) -> None:
+        self.sha256 = sha256
+        super().__init__(self.line("DIR"))
+
+    def line(self, folder: str) -> str:
+        """Return what happened, and what to do in the institution's `folder`."""
+        return (
+            f"refused: app bundle {self.sha256} is not allowed at this institution, and was not "
+            f"unpacked; if the institution knows and trusts it: ipfl allow {folder} {self.sha256}"
+        )
 
 
-def check_bundle(content: bytes, allowed: Collection[str], folder: str) -> None:
-    """Raise `RefusedError`, which names hash and fix, unless `content` is an allowed bundle."""
+def check_bundle(content: bytes, allowed: Collection[str]) -> None:
+    """Raise `RefusedError` unless `content` is an allowed bundle."""
     sha256 = hashlib.sha256(content).hexdigest()
     if sha256 not in allowed:
-        raise RefusedError(
-            f"refused: app bundle {sha256} is not allowed at this institution, and was not "
-            f"unpacked; if you know and trust it: ipfl allow {folder} {sha256}"
-        )
+        raise RefusedError(sha256)
 
 
 def answer(
@@ -62,14 +70,14 @@ def answer(
 ) -> Outcome:
     """Check the bundle and let it answer; a refusal and an exception are error replies."""
     try:
-        check_bundle(fab.content, allowed, folder)
+        check_bundle(fab.content, allowed)
         app_folder = install_from_fab(fab.content, skip_prompt=True)
         # The folder is named outright: what the run says of itself chooses no path.
         load = get_load_client_app_fn("", app_path=str(app_folder), multi_app=True)
         client_app = load(run.fab_id, run.fab_version, fab.hash_str)
         return Outcome(client_app(message=message, context=context), SubStatus.COMPLETED, "")
     except RefusedError as refused:
-        logger.warning("%s", refused)
+        logger.warning(refused.line(folder))
         code, reason = ErrorCode.INVALID_FAB, str(refused)
     except LoadClientAppError:
         logger.exception("the client app can't be loaded")
@@ -84,7 +92,8 @@ def answer(
 def main() -> None:
     """Answer the task that standard input describes."""
     task = json.load(sys.stdin)
-    logging.basicConfig(level=logging.INFO, format="ipfl: %(message)s")
+    logger.addHandler(handler := logging.StreamHandler())
+    handler.setFormatter(logging.Formatter("ipfl: %(message)s"))
     start_parent_process_monitor(task["parent"])
     retries = make_simple_http_retry_invoker()
     client = RuntimeHttpClient.from_server_address(

@@ -9,6 +9,7 @@ import argparse
 import json
 import logging
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -32,6 +33,7 @@ from ipfl_flower.door.allowed import AllowedError, read_allowed
 # Run as a file: it must not have this package loaded, since a bundle brings a copy of its own.
 CLIENT_APP = Path(__file__).with_name("clientapp.py")
 POLL_S = 0.2
+START_S = 60.0
 
 logger = logging.getLogger("ipfl.door")
 
@@ -61,12 +63,26 @@ def serve(runtime: str, secret: Path, folder: Path) -> None:
         ],
         retry_invoker=make_simple_http_retry_invoker(),
     )
+    _wait_for(runtime)
     request = AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP])
     while True:
         answer = client.AcquireTask(request)
         if answer.HasField("task") and answer.token:
             _run(runtime, answer.token, folder)
         time.sleep(POLL_S)
+
+
+def _wait_for(runtime: str) -> None:
+    host, _, port = runtime.rpartition(":")
+    end = time.monotonic() + START_S
+    while time.monotonic() < end:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), 1.0).close()
+        except OSError:
+            time.sleep(POLL_S)
+        else:
+            return
+    raise TimeoutError(f"the SuperNode did not listen on {runtime} within {START_S:g} s")
 
 
 def _run(runtime: str, token: str, folder: Path) -> None:
@@ -99,7 +115,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--folder", required=True, type=Path, metavar="DIR")
     parser.add_argument("--parent", required=True, type=int, metavar="PID")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="ipfl: %(message)s")
+    logger.addHandler(handler := logging.StreamHandler())
+    handler.setFormatter(logging.Formatter("ipfl: %(message)s"))
     disable_process_dumping(strict=False)
     start_parent_process_monitor(options.parent)
     serve(options.runtime, options.secret, options.folder)
