@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from ipfl_flower.cli.authority import hosts_of, read_certificate
+from ipfl_flower.cli.authority import hosts_of, is_for, read_certificate
 from ipfl_flower.cli.bundle import stage_app
 from ipfl_flower.cli.documents import KitError, read_file
 from ipfl_flower.cli.flower import UNREGISTERED, FlowerCli, RegisteredNode, flower_cli
@@ -210,10 +210,10 @@ def read_authority(certificates: Path, fleet: str) -> str:
     if server.exists():
         certificate = read_certificate(server)
         check_certificate(certificate, f"{server}", now)
-        hosts = hosts_of(certificate)
-        if address.host not in hosts:
+        if not is_for(certificate, address.host):
             raise KitError(
-                f"{server} is for {', '.join(hosts) or 'no host'}, not {address.host}: "
+                f"{server} is for {', '.join(hosts_of(certificate)) or 'no host'}, not "
+                f"{address.host}: "
                 f"ipfl certs operator {certificates} --renew --host {address.host}"
             )
     return read_file(ca, "CA's certificate").decode()

@@ -67,7 +67,7 @@ class FlowerCli:
     def nodes(self) -> list[RegisteredNode]:
         """List the SuperNodes that the SuperLink knows, or knew."""
         command = [sys.executable, "-m", "ipfl_flower.cli.nodes", self._connection]
-        printed = self._group.run("nodes", command, timeout_s=COMMAND_DEADLINE_S)
+        printed = self._group.run("asking for nodes", command, timeout_s=COMMAND_DEADLINE_S)
         try:
             return [
                 RegisteredNode(
