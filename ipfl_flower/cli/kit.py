@@ -145,9 +145,7 @@ def check_certificate(certificate: x509.Certificate, what: str, now: datetime) -
     """
     begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if now > end:
-        raise KitError(
-            f"{what} expired at {end:%Y-%m-%d %H:%M} UTC: ask the operator for a new one"
-        )
+        raise KitError(f"{what} expired at {end:%Y-%m-%d %H:%M} UTC: the operator makes a new one")
     if now + CLOCK_SKEW_MAX < begin:
         raise KitError(
             f"{what} holds from {begin:%Y-%m-%d %H:%M} UTC on, and this machine's clock says "

@@ -11,10 +11,10 @@ from cryptography import x509
 
 from ipfl_flower.cli.child import Child, Stop, exit_code, say, wait
 from ipfl_flower.cli.fleet import environment
-from ipfl_flower.cli.flower import superlink_command
 from ipfl_flower.cli.handshakes import TRACERS, Handshakes
 from ipfl_flower.cli.processes import LaunchError
 from ipfl_flower.cli.refusals import Refusal, Refusals, refused_node
+from ipfl_flower.cli.superlink_command import superlink_command
 
 FILES = ("ca.pem", "server.pem", "server.key", "superexec.secret")
 WARN_DAYS = 30

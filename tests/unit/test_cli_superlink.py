@@ -6,10 +6,10 @@ import pytest
 
 from ipfl_flower.cli import superlink as module
 from ipfl_flower.cli.certs import make_server_certificates
-from ipfl_flower.cli.flower import superlink_command
 from ipfl_flower.cli.processes import LaunchError
 from ipfl_flower.cli.refusals import Refusals
 from ipfl_flower.cli.superlink import CertificateWatch, Door, expiry_line, run_superlink
+from ipfl_flower.cli.superlink_command import superlink_command
 
 
 @pytest.fixture
