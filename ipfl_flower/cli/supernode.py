@@ -177,7 +177,7 @@ def run_supernode(institution: Institution, trainer: TrainerAddress, host: str, 
         # Flower's way out when a call is not authenticated; it says no more.
         fault = Fault(
             Code.KEY_REFUSED,
-            f"the SuperLink at {institution.fleet} no longer lets this key in ({institution.key}): "
+            f"the SuperLink at {institution.fleet} no longer accepts this key ({institution.key}): "
             f"it was expelled, or this machine's clock is wrong; ask the operator",
         )
     if fault is not None:

@@ -135,7 +135,7 @@ def test_an_institution_that_is_expelled_while_it_runs_is_told(market, tmp_path)
             timeout_s=60,
         )
         assert wait_until(supernode.poll, log.read_text()) == 10
-    assert "no longer lets this key in" in log.read_text()
+    assert "no longer accepts this key" in log.read_text()
 
 
 def test_a_health_check_of_the_fleet_port_is_no_refusal(market):

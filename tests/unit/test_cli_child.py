@@ -83,8 +83,11 @@ def test_a_child_that_does_not_end_when_asked_is_killed(monkeypatch):
         os.kill(os.getpid(), signal.SIGTERM)
         assert wait(child, stop, lambda: None) == -signal.SIGKILL
     # And what it had started, too; init reaps it, or it is a zombie until then.
+    end = time.monotonic() + 30
     with suppress(psutil.NoSuchProcess):
-        assert psutil.Process(int(lines[0])).status() == psutil.STATUS_ZOMBIE
+        while psutil.Process(int(lines[0])).status() != psutil.STATUS_ZOMBIE:
+            assert time.monotonic() < end
+            time.sleep(0.01)
 
 
 def test_every_line_is_read_even_the_last_without_an_end():
