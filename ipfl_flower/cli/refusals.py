@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from ipfl_flower.cli.documents import write_file
+from ipfl_flower.cli.documents import KitError, write_file
 from ipfl_flower.cli.node_keys import fingerprint_of_bytes
 
 LAST_MAX = 100
@@ -145,7 +145,13 @@ class Refusals:
             text = json.dumps(content, indent=2) + "\n"
             self._dirty = False
             self._written = time.monotonic()
-        write_file(self._file, text.encode(), 0o600)
+        try:
+            write_file(self._file, text.encode(), 0o600)
+        except KitError as error:
+            # A full disk must not end the SuperLink for the sake of a count.
+            self._say(f"ipfl: {error}; trying again in a minute")
+            with self._lock:
+                self._dirty, self._written = True, time.monotonic() + QUIET_S - WRITE_EVERY_S
 
     def _line(self, refusal: Refusal) -> str | None:
         # By host, not by port: every attempt comes from another one.

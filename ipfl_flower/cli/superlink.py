@@ -135,7 +135,11 @@ class CertificateWatch:
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + DAY_S
-        if line := expiry_line(self._file, datetime.now(UTC)):
+        try:
+            line = expiry_line(self._file, datetime.now(UTC))
+        except (LaunchError, OSError) as error:
+            line = f"ipfl: {error}"  # A file that is being renewed must not end the SuperLink.
+        if line is not None:
             say(line)
 
 

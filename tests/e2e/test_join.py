@@ -116,6 +116,7 @@ def test_an_institution_joins_and_is_expelled(tmp_path):
         said = ipfl("expel", "alder", "--market", ipfl.market, "--reason", "sold noise")
         assert "its key is unregistered" in said
         assert status() == {"alder": "unregistered"}
+        wait_until(lambda: "supernode" in group.dead(), "the SuperNode that runs is refused")
         group.start("again", supernode(alder))
         wait_until(lambda: "again" in group.dead(), "an expelled SuperNode is refused")
         assert status() == {"alder": "unregistered"}

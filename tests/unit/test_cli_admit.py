@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
-from support.joining import FakeRegister
+from support.joining import FakeRegister, make_kit
 
 from ipfl_flower.cli.admit import operator_key, read_authority, register, terms
 from ipfl_flower.cli.certs import issue, make_authority, make_server_certificates
@@ -202,3 +202,9 @@ def test_an_expired_certificate_is_refused(tmp_path):
     issue(authority, tmp_path, "server", ["market.example"], days=0)
     with pytest.raises(KitError, match=r"server\.pem expired at .* UTC"):
         read_authority(tmp_path, "market.example:9092")
+
+
+def test_a_kit_that_could_not_be_read_is_not_made(tmp_path):
+    for fields in ({"fleet": "ä.example:9092"}, {"bundles": []}, {"ca": "x" * 30_000}):
+        with pytest.raises(KitError, match=f"no kit can be made: {next(iter(fields))}"):
+            make_kit(tmp_path, **fields)

@@ -107,6 +107,14 @@ def test_a_line_without_an_end_is_read_in_pieces(monkeypatch):
     assert [len(line) for line in lines] == [1000, 1000, 500]
 
 
+def test_a_child_goes_on_when_nobody_reads_our_output():
+    def broken(line):
+        raise BrokenPipeError
+
+    with Child(python("print('x\\n' * 200_000)"), os.environ, broken) as child:
+        assert wait(child, Stop(), lambda: None) == 0
+
+
 def test_a_program_that_is_not_there_is_named():
     with pytest.raises(LaunchError, match="/nowhere can't be started"):
         Child(["/nowhere"], os.environ, print)

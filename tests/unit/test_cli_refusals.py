@@ -178,6 +178,22 @@ def test_the_file_is_written_once_a_second_at_most_and_at_the_end(tmp_path, cloc
     assert json.loads(file.read_text())["counts"]["not-tls"] == 3
 
 
+def test_a_disk_that_is_full_is_said_and_tried_again_a_minute_later(tmp_path, clock):
+    said = []
+    folder = tmp_path / "dir"
+    folder.write_text("no folder: nothing can be written in it")
+    refusals = Refusals(folder / "refusals.json", said.append)
+    refusals.note(Refusal(Kind.NO_KEY, ""))
+    refusals.flush()
+    refusals.flush()
+    assert [line for line in said if "can't be written" in line] == said[1:]
+    assert len(said) == 2
+    folder.unlink()
+    clock.now += module.QUIET_S
+    refusals.flush()
+    assert json.loads((folder / "refusals.json").read_text())["counts"]["no-key"] == 1
+
+
 @pytest.mark.parametrize(
     "content", ["", "[]", "{}", '{"since": 1, "counts": [], "last": []}', '{"counts": {"a": "b"}}']
 )

@@ -39,6 +39,11 @@ def test_the_warning_is_said_once_a_day(certificate, monkeypatch, capsys):
     assert capsys.readouterr().err.count("expires in") == 1
 
 
+def test_a_certificate_that_is_gone_for_a_moment_ends_nothing(tmp_path, capsys):
+    CertificateWatch(tmp_path / "server.pem").remind()
+    assert "server.pem" in capsys.readouterr().err
+
+
 def test_what_is_no_certificate_is_named(tmp_path):
     (tmp_path / "server.pem").write_text("nothing")
     with pytest.raises(LaunchError, match=r"server\.pem is no PEM certificate"):
