@@ -65,7 +65,9 @@ def run_superlink(
                 f"ipfl certs operator {certificates} makes it"
             )
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    folder.chmod(0o700)
+    # A volume that an orchestrator mounts belongs to root, and its group is this pod's alone.
+    if folder.stat().st_uid == os.getuid():
+        folder.chmod(0o700)
     os.umask(0o077)  # The database holds models while a run lasts.
     env = environment(folder / "flower")
     env["GRPC_TRACE"] = ",".join(filter(None, (os.environ.get("GRPC_TRACE"), *TRACERS)))
