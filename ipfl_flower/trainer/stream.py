@@ -78,7 +78,7 @@ class Stream:
             It is another one; nothing is allocated for it.
         """
         inbox = Inbox(_checked_layout(header, expected))
-        told = time.monotonic()
+        told = -math.inf  # the first chunk tells the client that it has the turn
         while inbox.missing:
             inbox.take((await self._read("chunk")).chunk)
             if time.monotonic() - told > self._progress_s:

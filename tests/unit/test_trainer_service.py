@@ -173,6 +173,8 @@ def test_a_client_that_goes_mid_upload_costs_nothing(stub, client, rounds):
     first, model, *_ = parts(call(number))
     upload = Upload(stub)
     upload.send(first, chunk(model.chunk[:1000]))
+    while next(upload.replies).progress.phase != "receiving":
+        pass
 
     def go(progress):
         phases.append(progress.phase)
@@ -190,7 +192,9 @@ def test_a_hundred_requests_at_once(trainer, stub, client, rounds):
     number = next(rounds)
     header, *model = parts(call(number))
     slow = Upload(stub)
-    slow.send(header)
+    slow.send(header, model.pop(0))
+    while next(slow.replies).progress.phase != "receiving":
+        pass
     ready = threading.Event()
     states = queue.Queue()
 
