@@ -1,31 +1,11 @@
 """The Kubernetes manifests, rendered by the real kubectl and checked without a cluster."""
 
 import copy
-import os
-import re
-import shlex
-import signal
-import subprocess
-import time
 import tomllib
-from pathlib import Path
 
-import click
 import kubernetes_validate
 import pytest
-import typer
-import yaml
-from flwr.supercore.cli.flower_superexec import _parse_args as superexec_parser
-from support.manifests import (
-    KUBERNETES,
-    OVERLAYS,
-    ROOT,
-    documented_secrets,
-    find_kubectl,
-    kind,
-    render,
-    space,
-    workloads,
+from support.manifest_checks import (
     wrong_data,
     wrong_images,
     wrong_namespaces,
@@ -33,36 +13,29 @@ from support.manifests import (
     wrong_references,
     wrong_selectors,
 )
+from support.manifests import (
+    GUIDE,
+    OVERLAYS,
+    ROOT,
+    container,
+    documented_secrets,
+    item,
+    kind,
+    pod,
+    workloads,
+)
 from support.pod_security import unlabelled, violations
 from support.reachability import End, ends, may_connect
 
-from ipfl_flower.cli.main import cli
-from ipfl_flower.settings import Settings
-from ipfl_flower.trainer.institution import _File
-
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-GUIDE = (ROOT / "docs" / "kubernetes.md").read_text()
 SECRETS = documented_secrets(GUIDE)
 # The oldest Kubernetes whose schemas are asked, and the newest that the validator knows.
 VERSIONS = ("1.29", "1.37")
-DEADLINE_S = 20.0
 FLEET, CONTROL, TRAINER, DNS, POSTGRESQL = 9092, 8000, 9095, 53, 5432
 OUTSIDE = End("a stranger", address="198.51.100.7")
 SUPERLINK = End("the SuperLink", address="203.0.113.10")
 RESOLVER = End("DNS", "kube-system", {"k8s-app": "kube-dns"})
 NEIGHBOUR = End("a neighbour", "elsewhere", {"app.kubernetes.io/name": "ipfl-supernode"})
-
-
-@pytest.fixture(scope="session")
-def rendered():
-    """Give every overlay's objects, and the pod that fills an institution's data volume."""
-    kubectl = find_kubectl()
-    if kubectl is None:
-        pytest.skip("no kubectl of 1.27 or newer here: make kubectl")
-    found = {overlay: render(kubectl, overlay) for overlay in OVERLAYS}
-    loader = yaml.safe_load((KUBERNETES / "data-loader.yaml").read_text())
-    loader["metadata"]["namespace"] = "alder"
-    return found | {"data-loader": [*found["institution"], loader]}
 
 
 @pytest.fixture(params=[*OVERLAYS, "data-loader"])
@@ -74,12 +47,12 @@ def invalid(objects):
     """Return what the API's own schemas don't take."""
     found = []
     for version in VERSIONS:
-        for item in objects:
+        for each in objects:
             try:
-                kubernetes_validate.validate(item, version, strict=True)
+                kubernetes_validate.validate(each, version, strict=True)
             except kubernetes_validate.ValidationError as error:
                 where = "/".join(str(part) for part in error.path)
-                found.append(f"{item['kind']} {where}: {error.message}")
+                found.append(f"{each['kind']} {where}: {error.message}")
     return found
 
 
@@ -179,19 +152,6 @@ def test_the_gpu_is_the_trainers_alone(rendered):
 
 
 # A manifest made wrong is found, and what is said names it.
-
-
-def pod(objects, name="trainer"):
-    return next(pod for pod in workloads(objects) if pod.name == name)
-
-
-def item(objects, wanted, name):
-    return next(i for i in kind(objects, wanted) if i["metadata"]["name"] == name)
-
-
-def container(objects, name="trainer", of=None):
-    """Give a container by its name, and its pod's where that is another."""
-    return next(each for each in pod(objects, of or name).containers if each["name"] == name)
 
 
 def policy(objects, name):
@@ -419,208 +379,3 @@ def test_a_manifest_made_wrong_is_found(name, rendered):
     objects = copy.deepcopy(rendered["demo"])
     mutate(objects)
     assert said in "\n".join(check(objects))
-
-
-# What the containers are given is what the programs take.
-
-
-def untaken(words):
-    """Return what `ipfl` doesn't take of a command: its name, an option, or one that it lacks."""
-    command, context = typer.main.get_command(cli), click.Context(click.Command("ipfl"))
-    words = list(words)
-    while isinstance(command, click.Group):
-        name = words.pop(0)
-        command = command.get_command(context, name)
-        if command is None:
-            return [f"no command {name}"]
-    given = {word.partition("=")[0] for word in words if word.startswith("--")}
-    known = {option for each in command.params for option in [*each.opts, *each.secondary_opts]}
-    required = [each.opts for each in command.params if each.required and each.opts[0][0] == "-"]
-    return sorted(given - known) + [opts[0] for opts in required if not given & set(opts)]
-
-
-@pytest.mark.parametrize("overlay", OVERLAYS)
-def test_every_container_runs_a_command_that_there_is(overlay, rendered):
-    for each in [each for found in workloads(rendered[overlay]) for each in found.containers]:
-        program, *arguments = each["command"]
-        if program == "flower-superexec":
-            superexec_parser().parse_args(arguments)
-        elif program == "ipfl":
-            assert untaken(arguments) == [], each["command"]
-        else:
-            assert each["command"][:2] == ["sh", "/etc/ipfl/run.sh"]
-
-
-def test_every_command_of_the_guide_is_one_that_there_is():
-    text = GUIDE.replace("\\\n", " ")
-    commands = re.findall(r"^ipfl (.*)$|[^`\w]ipfl ([a-z].*)$|`ipfl ([^`]+)`", text, re.MULTILINE)
-    words = [shlex.split(next(filter(None, found)), comments=True) for found in commands]
-    # In prose a command may be named without what it takes.
-    wrong = [(each, untaken(each)) for each in words if len(each) > 2]
-    assert len(words) > 10
-    assert [(each, found) for each, found in wrong if found] == []
-
-
-def test_a_command_that_there_is_not_is_found():
-    assert untaken(["run", "market.toml", "--superlink=market"]) == []
-    assert untaken(["run", "market.toml", "--superlnk=market"]) == ["--superlnk"]
-    assert untaken(["ledger", "forget", "ledger.db"]) == ["no command forget"]
-
-
-@pytest.mark.parametrize("overlay", OVERLAYS)
-def test_every_probe_is_a_program_that_there_is(overlay, rendered):
-    from ipfl_flower.cli import health  # noqa: PLC0415
-
-    probes = [
-        each[probe]["exec"]["command"]
-        for found in workloads(rendered[overlay])
-        for each in found.containers
-        for probe in ("startupProbe", "readinessProbe", "livenessProbe")
-        if probe in each
-    ]
-    assert probes
-    for python, option, given, *arguments in probes:
-        assert python == "python"
-        if option == "-c":
-            compile(given, "probe", "exec")
-        else:
-            assert (option, given) == ("-m", health.__name__)
-            health._parser().parse_args(arguments)
-
-
-@pytest.mark.parametrize("overlay", OVERLAYS)
-def test_settings_are_read_and_name_folders_that_are_mounted(overlay, rendered):
-    found = 0
-    for settings in kind(rendered[overlay], "ConfigMap"):
-        if "market.toml" in settings["data"]:
-            values = tomllib.loads(settings["data"]["market.toml"])
-            read = Settings.read(values)
-            folders = [values["models-dir"], values["initial-model"]]
-            assert read.ledger.startswith(("/srv/market/", "postgresql+psycopg:///"))
-            assert all(Path(folder).is_relative_to("/srv/market") for folder in folders)
-            run = container(rendered[overlay], "run", "operator")
-            assert run["command"][2] == values["initial-model"]
-            for name in ("executor", "run"):
-                each = container(rendered[overlay], name, "operator")
-                assert "/srv/market" in [mount["mountPath"] for mount in each["volumeMounts"]]
-        elif "institution.toml" in settings["data"]:
-            read = _File.model_validate(tomllib.loads(settings["data"]["institution.toml"]))
-            assert read.name == space(settings)
-            assert Path(read.state_dir).is_relative_to("/var/lib/ipfl")
-        else:
-            continue
-        found += 1
-    assert found == (4 if overlay == "demo" else 1)
-
-
-def test_flowers_connection_is_the_superlink_beside_it(rendered):
-    operator = pod(rendered["operator"], "operator")
-    superlink, executor, run = (
-        container(rendered["operator"], name, "operator")
-        for name in ("superlink", "executor", "run")
-    )
-    [config] = [c for c in kind(rendered["operator"], "ConfigMap") if "config.toml" in c["data"]]
-    connection = tomllib.loads(config["data"]["config.toml"])["superlink"]["market"]
-    host, port = connection["address"].split(":")
-    assert {f"--host={host}", f"--port={port}"} <= set(superlink["command"])
-    assert f"--runtime-api-address={connection['address']}" in executor["command"]
-    [mount] = [m for m in run["volumeMounts"] if m["mountPath"] == "/run/ipfl"]
-    folder, file = connection["root-certificates"].rsplit("/", 1)
-    assert folder == mount["mountPath"]
-    assert [i["path"] for i in operator.volumes()[mount["name"]]["secret"]["items"]] == [file]
-    # The private key is the SuperLink's alone.
-    keys = {
-        each["name"]
-        for each in operator.containers
-        for m in each["volumeMounts"]
-        if "server.key" in str(operator.volumes()[m["name"]])
-    }
-    assert keys == {"superlink"}
-
-
-def test_the_supernode_dials_the_trainers_service(rendered):
-    objects = rendered["institution"]
-    [given] = [a for a in container(objects, "supernode")["command"] if a.startswith("--trainer=")]
-    name, port = given.removeprefix("--trainer=").split(":")
-    [dialled] = item(objects, "Service", name)["spec"]["ports"]
-    assert dialled["port"] == int(port)
-    assert (
-        f"--listen=0.0.0.0:{container(objects)['ports'][0]['containerPort']}"
-        in container(objects)["command"]
-    )
-    # The certificate names what is dialled: by the SuperNode, and by the probe.
-    [made] = [line for line in GUIDE.splitlines() if line.startswith("ipfl certs trainer")]
-    words = shlex.split(made)
-    hosts = {words[i + 1] for i, word in enumerate(words) if word == "--host"}
-    assert hosts == {name, "localhost"}
-
-
-# The script that keeps a market going, with a stand-in for `ipfl`.
-
-
-@pytest.fixture
-def market(tmp_path):
-    """Start run.sh; give the process, θ⁰'s file, and what the stand-in writes when it starts."""
-    stand_in = tmp_path / "ipfl"
-    started = []
-
-    def start(body):
-        said = tmp_path / "said"
-        stand_in.write_text(f'#!/bin/sh\necho "$@" > {said}.new\nmv {said}.new {said}\n{body}\n')
-        stand_in.chmod(0o755)
-        child = subprocess.Popen(
-            [
-                "sh",
-                str(KUBERNETES / "base/operator/run.sh"),
-                str(tmp_path / "theta0"),
-                "market.toml",
-            ],
-            env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        started.append(child)
-        assert "waiting for the initial model" in child.stdout.readline()
-        return child, tmp_path / "theta0", said
-
-    yield start
-    for child in started:
-        child.kill()
-        child.wait()
-        child.stdout.close()
-
-
-def appears(path):
-    end = time.monotonic() + DEADLINE_S
-    while not path.exists():
-        assert time.monotonic() < end, f"{path} did not appear within {DEADLINE_S} s"
-        time.sleep(0.02)
-    return path.read_text()
-
-
-def test_a_market_waits_for_its_initial_model_and_stays_when_it_has_ended(market):
-    child, initial, said = market("exit 0")
-    assert not said.exists()
-    initial.touch()
-    assert appears(said) == "run market.toml --superlink market --resume\n"
-    assert "has ended" in child.stdout.readline()
-    assert child.poll() is None
-    child.send_signal(signal.SIGTERM)
-    assert child.wait(DEADLINE_S) == 0
-
-
-def test_a_market_that_fails_ends_its_container_with_the_code(market):
-    child, initial, _ = market("exit 7")
-    initial.touch()
-    assert child.wait(DEADLINE_S) == 7
-
-
-def test_a_pod_that_ends_lets_the_market_end_first(market, tmp_path):
-    child, initial, said = market(
-        f"trap 'echo bye > {tmp_path}/bye; exit 130' TERM\nwhile :; do sleep 0.05; done"
-    )
-    initial.touch()
-    appears(said)
-    child.send_signal(signal.SIGTERM)
-    assert child.wait(DEADLINE_S) == 0
-    assert (tmp_path / "bye").read_text() == "bye\n"
