@@ -88,8 +88,9 @@ class Members:
         return next((member for member in self if member.node == node), None)
 
     def refresh(self, grid: Grid) -> None:
-        """Read who is online and enrol newcomers, in the order of their keys."""
+        """Read who is online and may take part; enrol newcomers, in the order of their keys."""
         found: dict[int, Member] = {}
+        expelled = self._ledger.expelled()
         for node in sorted(grid.get_nodes(), key=lambda node: node.public_key):
             if node.status != "online":
                 continue
@@ -98,6 +99,11 @@ class Members:
                 institution = self._enrol(name, node.public_key)
             except EnrolmentError as error:
                 self._refuse(node.node_id, str(error))
+                continue
+            if institution in expelled:
+                self._refuse(
+                    node.node_id, f"{name} was expelled: admit it again, or remove its key"
+                )
                 continue
             # Who left is asked again once its node was started anew: that is coming back.
             if self._left.get(institution) == node.last_activated_at:
@@ -122,7 +128,8 @@ class Members:
         end = self._clock.monotonic() + deadline_s
         self.refresh(grid)
         while len(self) < least:
-            if len(self._ledger.institutions()) - len(self._left) < least and self._left:
+            # In place of who was expelled the operator may admit another: that is waited for.
+            if self._left and len(self._may_come()) < least:
                 return False
             if self._clock.monotonic() > end:
                 names = ", ".join(member.name for member in self) or "none"
@@ -147,6 +154,11 @@ class Members:
         """Stop asking `member`, until its node is started anew."""
         self._left[member.institution] = member.activated
         self._ledger.log_event("left", member.name)
+
+    def _may_come(self) -> set[int]:
+        """Return who is known to the ledger and has neither left nor been expelled."""
+        known = {item.id for item in self._ledger.institutions()}
+        return known - self._left.keys() - self._ledger.expelled().keys()
 
     def _enrol(self, name: str, public_key: bytes) -> int:
         """Look an institution up in the ledger, once: refreshing is not a write for each node."""

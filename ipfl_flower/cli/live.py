@@ -102,7 +102,7 @@ class Watch:
         self._run, self._events_before = run, events_before
         self._asked = self._reached = time.monotonic()
         end = time.monotonic() + BEGIN_DEADLINE_S
-        while self.events() == events_before:
+        while not self._began():
             self._check()
             if time.monotonic() > end:
                 raise LaunchError(
@@ -121,6 +121,14 @@ class Watch:
             self._look(ledger, live)
         if ended:
             raise MarketStoppedError(f"the market stopped: {ended}")
+
+    def _began(self) -> bool:
+        """Tell whether the server app serves the ledger; the operator, too, notes events there."""
+        if self._is_missing():
+            return False
+        with Ledger.open(self.ledger, create=False) as ledger:
+            events = ledger.events()[self._events_before :]
+        return any(event.kind == "started" for event in events)
 
     def _ended(self, ledger: Ledger) -> str | None:
         """Return None while the market runs, "" when it has finished, or why it stopped."""

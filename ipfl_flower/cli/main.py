@@ -11,7 +11,11 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from ipfl_flower.cli.admit import admit, expel
+from ipfl_flower.cli.certs_command import certs_app
 from ipfl_flower.cli.demo import DemoOptions, run_demo
+from ipfl_flower.cli.documents import KitError
+from ipfl_flower.cli.join import join, join_request
 from ipfl_flower.cli.ledger import ledger_app
 from ipfl_flower.cli.processes import LaunchError
 from ipfl_flower.cli.receipts import receipts_app
@@ -29,7 +33,10 @@ cli = typer.Typer(
 )
 cli.add_typer(ledger_app, name="ledger")
 cli.add_typer(receipts_app, name="receipts")
+cli.add_typer(certs_app, name="certs")
 cli.command()(trainer)
+for command in (join_request, admit, join, expel):
+    cli.command()(command)
 
 
 @cli.callback()
@@ -104,7 +111,7 @@ def app() -> None:
     """Run the command line; every expected error is one line on stderr and exit code 1."""
     try:
         cli()
-    except (LaunchError, LedgerError, ReceiptError, SettingsError, OSError) as error:
+    except (KitError, LaunchError, LedgerError, ReceiptError, SettingsError, OSError) as error:
         typer.echo(f"ipfl: {error}", err=True)
         sys.exit(1)
 

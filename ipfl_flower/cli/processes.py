@@ -100,15 +100,22 @@ class ProcessGroup:
             self._start(name, command, log, log)
         self._restarts[name] = (command, restarts)
 
-    def run(self, name: str, command: Sequence[str | Path], *, timeout_s: float) -> str:
-        """Run `command` to its end and return its standard output.
+    def run(
+        self,
+        name: str,
+        command: Sequence[str | Path],
+        *,
+        timeout_s: float,
+        folder: Path | None = None,
+    ) -> str:
+        """Run `command` to its end, in `folder` if given, and return its standard output.
 
         Raises
         ------
         LaunchError
             If it exits with an error or takes longer than `timeout_s`; says its last lines.
         """
-        child = self._start(name, command, subprocess.PIPE, subprocess.PIPE)
+        child = self._start(name, command, subprocess.PIPE, subprocess.PIPE, folder)
         try:
             output, errors = child.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired as error:
@@ -174,6 +181,7 @@ class ProcessGroup:
         command: Sequence[str | Path],
         stdout: int | IO[str],
         stderr: int | IO[str],
+        folder: Path | None = None,
     ) -> subprocess.Popen[str]:
         with signals_held(), self._lock:
             if self._ended:
@@ -186,6 +194,7 @@ class ProcessGroup:
                     stderr=stderr,
                     text=True,
                     env=self._env,
+                    cwd=folder,
                     start_new_session=True,
                 )
             except OSError as error:

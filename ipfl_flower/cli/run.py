@@ -46,7 +46,7 @@ def run_market(
         If the market stops for a reason of its own, the SuperLink stays away, or the server app
         dies again and again.
     """
-    values = _read(market_file)
+    values = read_market(market_file)
     settings = Settings.read(values)
     environment = {**os.environ, "PATH": f"{SCRIPTS}{os.pathsep}{os.environ.get('PATH', '')}"}
     with (
@@ -55,6 +55,7 @@ def run_market(
     ):
         flower = FlowerCli(group, superlink)
         app = stage_app(Path(scratch) / "app")
+        console.print(f"app bundle {flower.bundle(app)}", soft_wrap=True)
         config = Path(scratch) / "market.toml"
         watch = Watch(settings.ledger, group, flower, settings.rounds, console, patience_s)
         deaths, events, progress = 0, watch.events(), watch.progress()
@@ -79,7 +80,14 @@ def run_market(
                 return
 
 
-def _read(market_file: Path) -> dict[str, Any]:
+def read_market(market_file: Path) -> dict[str, Any]:
+    """Read a ``market.toml``; its values are not checked yet.
+
+    Raises
+    ------
+    SettingsError
+        It can't be read, or is no TOML.
+    """
     try:
         return tomllib.loads(market_file.read_text(encoding="utf-8"))
     except OSError as error:

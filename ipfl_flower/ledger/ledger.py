@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 
 from sqlalchemy import Connection
 
-from ipfl_flower.ledger import enrolment, export, journal, rounds, upkeep, verify
+from ipfl_flower.ledger import admission, enrolment, export, journal, rounds, upkeep, verify
 from ipfl_flower.ledger.addresses import find_database
 from ipfl_flower.ledger.chain import head_before
 from ipfl_flower.ledger.database import Database
@@ -161,6 +161,45 @@ class Ledger:
         """List all institutions, by id."""
         with self._read() as connection:
             return read_institutions(connection)
+
+    def admit(self, institution: int) -> float:
+        """Note that an institution may take part, also beside the market's server.
+
+        Parameters
+        ----------
+        institution : int
+            Its id.
+
+        Returns
+        -------
+        float
+            Since when it may, seconds since 1970: admitting it once more changes nothing.
+
+        Raises
+        ------
+        LedgerError
+            Nobody is enrolled as `institution`.
+        """
+        with self._write() as connection:
+            return admission.admit(connection, institution, self._clock())
+
+    def expel(self, name: str, reason: str = "") -> None:
+        """Note that an institution may not take part until it is admitted again.
+
+        Its account stays as it is. Expelling it once more changes nothing.
+
+        Raises
+        ------
+        LedgerError
+            No institution has that name; the message lists those that there are.
+        """
+        with self._write() as connection:
+            admission.expel(connection, name, reason, self._clock())
+
+    def expelled(self) -> dict[int, str]:
+        """Load the institutions that are expelled now: id to reason."""
+        with self._read() as connection:
+            return admission.read_expelled(connection)
 
     # --- a round ----------------------------------------------------------------------------------
 

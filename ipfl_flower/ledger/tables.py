@@ -30,7 +30,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
-SCHEMA_VERSION: Final = "ipfl0001"
+SCHEMA_VERSION: Final = "ipfl0002"
 """Revision of these tables. It lies where Alembic looks for it (`alembic_version.version_num`)."""
 
 MICRO: Final = 1_000_000
@@ -221,6 +221,17 @@ events = _table(
     _number("id"),
     _text("kind"),
     _text("text"),
+    _real("at"),
+    PrimaryKeyConstraint("id"),
+)
+
+# Who may take part: the last row of an institution counts, and without one it may.
+admissions = _table(
+    "admissions",
+    _number("id"),
+    _number("institution", ForeignKey("institutions.id")),
+    *_flag("admitted"),
+    _text("reason"),
     _real("at"),
     PrimaryKeyConstraint("id"),
 )

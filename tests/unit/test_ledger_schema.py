@@ -14,7 +14,7 @@ from ipfl_flower.ledger.addresses import find_database
 
 NEXT = """
 from alembic import op
-revision, down_revision = "ipfl0002", "ipfl0001"
+revision, down_revision = "ipfl0003", "ipfl0002"
 def upgrade():
     op.execute("CREATE TABLE later (id INTEGER PRIMARY KEY)")
     op.execute("INSERT INTO later VALUES (1)")
@@ -78,20 +78,20 @@ def later(tmp_path, monkeypatch):
     """Make this program one that has a migration more; give that migration's file."""
     folder = tmp_path / "migrations"
     shutil.copytree(schema.MIGRATIONS, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "versions/ipfl0002.py").write_text(NEXT)
+    (folder / "versions/ipfl0003.py").write_text(NEXT)
     monkeypatch.setattr(schema, "MIGRATIONS", folder)
-    return folder / "versions/ipfl0002.py"
+    return folder / "versions/ipfl0003.py"
 
 
 def test_an_older_ledger_is_refused_until_it_is_upgraded(place, later, monkeypatch):
     with Ledger.open(place) as ledger:
         play(ledger)
         head = ledger.head()
-    monkeypatch.setattr(tables, "SCHEMA_VERSION", "ipfl0002")
-    with pytest.raises(LedgerError, match=r"its schema is ipfl0001, .* run: ipfl ledger upgrade"):
+    monkeypatch.setattr(tables, "SCHEMA_VERSION", "ipfl0003")
+    with pytest.raises(LedgerError, match=r"its schema is ipfl0002, .* run: ipfl ledger upgrade"):
         Ledger.open(place)
     done = CliRunner().invoke(cli, ["ledger", "upgrade", place])
-    assert (done.exit_code, done.output) == (0, "upgraded from ipfl0001 to ipfl0002\n")
+    assert (done.exit_code, done.output) == (0, "upgraded from ipfl0002 to ipfl0003\n")
     with Ledger.open(place, create=False) as ledger:
         assert (ledger.head(), ledger.verify()) == (head, [])
         with ledger._read() as connection:
@@ -102,7 +102,7 @@ def test_an_upgrade_that_fails_changes_nothing(place, later, monkeypatch):
     Ledger.open(place).close()
     later.write_text(NEXT + '    op.execute("SELECT nonsense FROM later")\n')
     with monkeypatch.context() as patch:
-        patch.setattr(tables, "SCHEMA_VERSION", "ipfl0002")
+        patch.setattr(tables, "SCHEMA_VERSION", "ipfl0003")
         with pytest.raises(LedgerError, match="nonsense"):
             upgrade(place)
     with Ledger.open(place, create=False) as ledger, ledger._read() as connection:

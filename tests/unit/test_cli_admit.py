@@ -1,0 +1,195 @@
+"""The operator's side of joining, against a ledger and a made-up register of a SuperLink."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from support.joining import FakeRegister
+
+from ipfl_flower.cli.admit import operator_key, read_authority, register, terms
+from ipfl_flower.cli.certs import issue, make_authority, make_server_certificates
+from ipfl_flower.cli.documents import KitError
+from ipfl_flower.cli.flower import RegisteredNode
+from ipfl_flower.cli.node_keys import fingerprint, flower_bytes, load_or_make_node_key
+from ipfl_flower.cli.request import JoinRequest
+from ipfl_flower.ledger import EnrolmentError, Ledger
+from ipfl_flower.notary import OPERATOR_KEY
+from ipfl_flower.receipts import public_hex
+from ipfl_flower.settings import Settings
+
+
+@pytest.fixture
+def settings(tmp_path):
+    paths = {"ledger": "ledger.db", "models-dir": "models", "initial-model": "theta0.npz"}
+    return Settings.read({name: str(tmp_path / path) for name, path in paths.items()})
+
+
+@pytest.fixture
+def ledger(settings):
+    with Ledger.open(settings.ledger) as ledger:
+        yield ledger
+
+
+@pytest.fixture
+def flower():
+    return FakeRegister()
+
+
+def ask(folder, name="alder"):
+    key, _ = load_or_make_node_key(folder)
+    return JoinRequest.signed(name, key)
+
+
+def test_the_ledger_and_flower_name_a_key_by_the_same_bytes(tmp_path):
+    key = ask(tmp_path).key()
+    assert flower_bytes(key) == public_key_to_bytes(key)
+
+
+def test_an_account_is_opened_and_the_key_registered(tmp_path, ledger, flower):
+    asked = ask(tmp_path / "alder")
+    since = register(asked, ledger, flower, 1000)
+    (account,) = ledger.institutions()
+    (node,) = flower.nodes()
+    assert (account.name, account.samples_cap) == ("alder", 1000)
+    assert account.public_key == node.public_key == flower_bytes(asked.key())
+    assert node.name == "alder"
+    assert datetime.now(UTC) - since < timedelta(minutes=1)
+    assert [event.kind for event in ledger.events()] == ["admitted"]
+
+
+def test_admitting_again_gives_the_same_and_changes_nothing(tmp_path, settings, flower):
+    clock = iter(range(1_700_000_000, 1_800_000_000))
+    with Ledger.open(settings.ledger, clock=lambda: next(clock) + 0.75) as ledger:
+        asked = [ask(tmp_path / "alder") for _ in range(2)]
+        since = [register(request, ledger, flower, 1000) for request in asked]
+        assert since[0] == since[1]
+        assert len(flower.nodes()) == len(ledger.institutions()) == len(ledger.events()) == 1
+
+
+def test_what_was_interrupted_is_finished(tmp_path, ledger, flower):
+    asked = ask(tmp_path / "alder")
+    ledger.enrol("alder", flower_bytes(asked.key()), samples_cap=1000)
+    register(asked, ledger, flower, 1000)
+    assert len(flower.nodes()) == len(ledger.institutions()) == 1
+
+
+@pytest.mark.parametrize("known", ["to both", "to the ledger", "to the SuperLink"])
+def test_a_stolen_name_is_refused_with_both_fingerprints(tmp_path, ledger, flower, known):
+    owner, thief = ask(tmp_path / "alder"), ask(tmp_path / "thief")
+    if known == "to the SuperLink":
+        flower.known.append(RegisteredNode(7, "alder", "online", flower_bytes(owner.key())))
+    else:
+        register(owner, ledger, flower, 1000)
+    if known == "to the ledger":
+        flower.known.clear()
+    before = flower.nodes(), ledger.institutions()
+    with pytest.raises(KitError) as refused:
+        register(thief, ledger, flower, 1000)
+    for request in (owner, thief):
+        assert fingerprint(request.key()) in str(refused.value)
+    assert (flower.nodes(), ledger.institutions()) == before
+    assert ledger.events()[-1].kind == "not admitted"
+
+
+def test_the_ledger_does_not_enrol_a_thief_that_connects_all_the_same(tmp_path, ledger, flower):
+    register(ask(tmp_path / "alder"), ledger, flower, 1000)
+    with pytest.raises(EnrolmentError, match="belongs to an institution with another public key"):
+        ledger.enrol("alder", flower_bytes(ask(tmp_path / "thief").key()))
+
+
+def test_a_key_has_one_name(tmp_path, ledger, flower):
+    register(ask(tmp_path / "alder"), ledger, flower, 1000)
+    with pytest.raises(KitError, match="belongs to 'alder', not 'oak'"):
+        register(ask(tmp_path / "alder", "oak"), ledger, flower, 1000)
+
+
+def test_a_key_that_was_unregistered_comes_back_under_another_name(tmp_path, ledger, flower):
+    register(ask(tmp_path / "alder"), ledger, flower, 1000)
+    ledger.expel("alder")
+    flower.unregister(flower.nodes()[0].node)
+    with pytest.raises(KitError, match="takes no key twice"):
+        register(ask(tmp_path / "alder"), ledger, flower, 1000)
+    assert ledger.expelled() == {0: ""}
+    register(ask(tmp_path / "again", "alder-2"), ledger, flower, 1000)
+    assert ledger.expelled() == {0: ""}
+
+
+def test_who_was_expelled_is_admitted_again_where_the_superlink_takes_the_key(
+    tmp_path, ledger, flower
+):
+    register(ask(tmp_path / "alder"), ledger, flower, 1000)
+    ledger.expel("alder")
+    flower.known.clear()  # a new SuperLink
+    register(ask(tmp_path / "alder"), ledger, flower, 1000)
+    assert ledger.expelled() == {}
+
+
+# --- what a kit says ------------------------------------------------------------------------------
+
+
+def test_the_key_is_made_before_the_market_begins_and_never_after(settings, ledger):
+    made = operator_key(ledger, settings)
+    public = public_hex(made.public_key())
+    ledger.begin({**settings.contract(), OPERATOR_KEY: public})
+    assert public_hex(operator_key(ledger, settings).public_key()) == public
+    settings.receipt_key_file.unlink()
+    with pytest.raises(KitError, match="is missing: restore it"):
+        operator_key(ledger, settings)
+    assert not settings.receipt_key_file.exists()
+
+
+def test_another_key_than_the_markets_is_refused(settings, ledger):
+    ledger.begin({**settings.contract(), OPERATOR_KEY: "00" * 32})
+    with Ledger.open(settings.ledger.replace("ledger", "other")) as other:
+        operator_key(other, settings)
+    with pytest.raises(KitError, match="is not the key that this market began with"):
+        operator_key(ledger, settings)
+
+
+def test_other_terms_than_the_markets_are_refused(settings, ledger):
+    ledger.begin({**settings.contract(), "distance-weight": 4.0, OPERATOR_KEY: "00" * 32})
+    with pytest.raises(KitError, match=r"distance-weight is 5\.0 .* and 4\.0 in the market"):
+        operator_key(ledger, settings)
+
+
+def test_the_terms_hold_the_contract_and_what_else_one_must_know(settings):
+    said = terms(settings)
+    assert settings.contract().items() <= said.items()
+    assert {"mechanism", "preset", "task", "rounds", "deadline-s", "currency"} <= said.keys()
+
+
+# --- the operator's certificates ------------------------------------------------------------------
+
+
+@pytest.fixture
+def certificates(tmp_path):
+    make_server_certificates(tmp_path / "certificates", ["market.example", "2001:db8::1"])
+    return tmp_path / "certificates"
+
+
+@pytest.mark.parametrize("fleet", ["market.example:9092", "[2001:db8::1]:9092"])
+def test_the_ca_is_read(certificates, fleet):
+    assert read_authority(certificates, fleet) == (certificates / "ca.pem").read_text()
+
+
+def test_a_fleet_address_that_the_certificate_is_not_for_is_refused(certificates):
+    with pytest.raises(KitError, match="--renew --host elsewhere.example"):
+        read_authority(certificates, "elsewhere.example:9092")
+
+
+def test_a_certificate_that_is_kept_elsewhere_is_not_looked_at(certificates):
+    (certificates / "server.pem").unlink()
+    assert read_authority(certificates, "elsewhere.example:9092")
+
+
+@pytest.mark.parametrize("fleet", ["market.example", "unix:///run/x", "market.example:0", "", ":1"])
+def test_a_fleet_that_is_no_address_is_refused(certificates, fleet):
+    with pytest.raises(KitError, match="is no HOST:PORT"):
+        read_authority(certificates, fleet)
+
+
+def test_an_expired_certificate_is_refused(tmp_path):
+    authority = make_authority(tmp_path, "ca")
+    issue(authority, tmp_path, "server", ["market.example"], days=0)
+    with pytest.raises(KitError, match=r"server\.pem expired at .* UTC"):
+        read_authority(tmp_path, "market.example:9092")
