@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ipfl_flower.cli.certs import make_node_key, make_server_certificates, write_private
-from ipfl_flower.cli.flower import SCRIPTS, FlowerCli
+from ipfl_flower.cli.flower import FLEET_API, SCRIPTS, FlowerCli, superlink_command
 from ipfl_flower.cli.processes import LaunchError, ProcessGroup, free_port, wait_for_port
 from ipfl_flower.trainer_api import TrainerClient, TrainerUnreachableError
 
 CONNECTION = "market"
 LOOPBACK = "127.0.0.1"
-FLEET_API = "grpc-rere"  # gRPC, request and response
 START_DEADLINE_S = 60.0
 # Trainers that start at the same time share the cores while they load torch.
 TRAINER_DEADLINE_S = 180.0
@@ -127,17 +126,13 @@ class Fleet:
         files = self._certificates
         self._group.start(
             "superlink",
-            [
-                *(SCRIPTS / "flower-superlink", "--isolation", "process"),
-                *("--fleet-api-type", FLEET_API),
-                *("--fleet-api-address", self.fleet_address),
-                *("--host", "127.0.0.1", "--port", str(self._control_port)),
-                *("--ssl-ca-certfile", files.ca, "--ssl-certfile", files.certificate),
-                *("--ssl-keyfile", files.key, "--enable-supernode-auth"),
-                *("--superexec-auth-secret-file", secret),
-                *("--database", self._folder / "superlink.db"),
-                "--disable-runtime-dependency-installation",
-            ],
+            superlink_command(
+                certificates=secret.parent,
+                database=self._folder / "superlink.db",
+                fleet_address=self.fleet_address,
+                host=LOOPBACK,
+                port=self._control_port,
+            ),
         )
         for host, port in ((self._fleet_host, fleet_port), (LOOPBACK, self._control_port)):
             wait_for_port(port, self._group, "superlink", deadline_s=START_DEADLINE_S, host=host)

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from ipfl_flower.cli.admit import admit, expel
 from ipfl_flower.cli.certs_command import certs_app
+from ipfl_flower.cli.allow import allow
 from ipfl_flower.cli.demo import DemoOptions, run_demo
 from ipfl_flower.cli.documents import KitError
 from ipfl_flower.cli.join import join, join_request
@@ -21,6 +22,8 @@ from ipfl_flower.cli.processes import LaunchError
 from ipfl_flower.cli.receipts import receipts_app
 from ipfl_flower.cli.run import run_market
 from ipfl_flower.cli.status import read_status, status_lines
+from ipfl_flower.cli.superlink import superlink
+from ipfl_flower.cli.supernode import supernode
 from ipfl_flower.cli.trainer import trainer
 from ipfl_flower.ledger import Ledger, LedgerError
 from ipfl_flower.receipts import ReceiptError
@@ -34,6 +37,9 @@ cli = typer.Typer(
 cli.add_typer(ledger_app, name="ledger")
 cli.add_typer(receipts_app, name="receipts")
 cli.add_typer(certs_app, name="certs")
+cli.command()(allow)
+cli.command()(superlink)
+cli.command()(supernode)
 cli.command()(trainer)
 for command in (join_request, admit, join, expel):
     cli.command()(command)

@@ -1,0 +1,126 @@
+"""Take tasks from an institution's SuperNode, and run one client app after the other.
+
+``python -m ipfl_flower.door.executor``, as `ipfl supernode` starts it, does ``flower-superexec``'s
+work. It asks for client apps alone: agents and other kinds of code, which an operator can also
+ask a SuperNode for, are never taken.
+"""
+
+import argparse
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from flwr.proto.runtime_pb2 import AcquireTaskRequest
+from flwr.supercore.app_utils import start_parent_process_monitor
+from flwr.supercore.auth import load_superexec_auth_secret
+from flwr.supercore.constant import TaskType
+from flwr.supercore.interceptors import (
+    RuntimeVersionHttpInterceptor,
+    SuperExecAuthHttpInterceptor,
+)
+from flwr.supercore.retry import make_simple_http_retry_invoker
+from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.supercore.utils import disable_process_dumping
+
+from ipfl_flower.door.allowed import AllowedError, read_allowed
+
+# Run as a file: it must not have this package loaded, since a bundle brings a copy of its own.
+CLIENT_APP = Path(__file__).with_name("clientapp.py")
+POLL_S = 0.2
+START_S = 60.0
+
+logger = logging.getLogger("ipfl.door")
+
+
+def serve(runtime: str, secret: Path, folder: Path) -> None:
+    """Run what the SuperNode has to run, for ever.
+
+    Parameters
+    ----------
+    runtime : str
+        ``host:port`` of the SuperNode's Runtime API.
+    secret : Path
+        The SuperExec secret that the SuperNode was started with.
+    folder : Path
+        The institution's: its file ``allowed`` is read anew for every message.
+    """
+    client = RuntimeHttpClient.from_server_address(
+        runtime,
+        insecure=True,
+        root_certificates=None,
+        interceptors=[
+            RuntimeVersionHttpInterceptor(component_name="SuperExec"),
+            SuperExecAuthHttpInterceptor(
+                master_secret=load_superexec_auth_secret(str(secret)) or b"",
+                protected_methods={"/flwr.proto.Runtime/AcquireTask"},
+            ),
+        ],
+        retry_invoker=make_simple_http_retry_invoker(),
+    )
+    _wait_for(runtime)
+    request = AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP])
+    while True:
+        answer = client.AcquireTask(request)
+        if answer.HasField("task") and answer.token:
+            _run(runtime, answer.token, folder)
+        time.sleep(POLL_S)
+
+
+def _wait_for(runtime: str) -> None:
+    host, _, port = runtime.rpartition(":")
+    end = time.monotonic() + START_S
+    while time.monotonic() < end:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), 1.0).close()
+        except OSError:
+            time.sleep(POLL_S)
+        else:
+            return
+    raise TimeoutError(f"the SuperNode did not listen on {runtime} within {START_S:g} s")
+
+
+def _run(runtime: str, token: str, folder: Path) -> None:
+    try:
+        allowed = sorted(read_allowed(folder))
+    except AllowedError as error:
+        logger.warning("%s; no app bundle runs until then", error)
+        allowed = []
+    task = {
+        "runtime": runtime,
+        "token": token,
+        "parent": os.getpid(),
+        "allowed": allowed,
+        "folder": str(folder),
+    }
+    # -P: only what is installed can be imported before the bundle has been checked. The token goes
+    # through a pipe: a command line is everybody's to read.
+    ended = subprocess.run(  # noqa: S603
+        [sys.executable, "-P", CLIENT_APP], input=json.dumps(task).encode(), check=False
+    )
+    if ended.returncode != 0:
+        logger.error("the client app's process ended with exit code %d", ended.returncode)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Serve the SuperNode that the command line names, until the parent process ends."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runtime", required=True, metavar="HOST:PORT")
+    parser.add_argument("--secret", required=True, type=Path, metavar="FILE")
+    parser.add_argument("--folder", required=True, type=Path, metavar="DIR")
+    parser.add_argument("--parent", required=True, type=int, metavar="PID")
+    options = parser.parse_args(arguments)
+    logger.addHandler(handler := logging.StreamHandler())
+    handler.setFormatter(logging.Formatter("ipfl: %(message)s"))
+    disable_process_dumping(strict=False)
+    start_parent_process_monitor(options.parent)
+    serve(options.runtime, options.secret, options.folder)
+
+
+if __name__ == "__main__":
+    main()
