@@ -12,8 +12,8 @@ import typer
 from rich.console import Console
 
 from ipfl_flower.cli.admit import admit, expel
-from ipfl_flower.cli.certs_command import certs_app
 from ipfl_flower.cli.allow import allow
+from ipfl_flower.cli.certs_command import certs_app
 from ipfl_flower.cli.demo import DemoOptions, run_demo
 from ipfl_flower.cli.documents import KitError
 from ipfl_flower.cli.join import join, join_request
