@@ -6,21 +6,27 @@
 # with BuildKit and without.
 ARG BASE=python:3.11-slim-bookworm
 
+# What is needed, a list for each extra: nothing else in pyproject.toml touches the layers below.
+FROM ${BASE} AS requirements
+WORKDIR /src
+COPY pyproject.toml ./
+RUN python3 -c 'import pathlib, tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; [pathlib.Path(f"{extra}.txt").write_text("\n".join(needs)) for extra, needs in {"base": project["dependencies"], **project["optional-dependencies"]}.items()]'
+
 # This stage is the same in every image: it is built, stored and pulled once.
 FROM ${BASE} AS dependencies
 WORKDIR /src
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 RUN python3 -m venv --without-pip /opt/ipfl
-COPY pyproject.toml constraints.txt ./
-RUN python3 -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' > requirements.txt \
-    && python3 -m pip --python /opt/ipfl/bin/python install --constraint constraints.txt --requirement requirements.txt \
+COPY constraints.txt ./
+COPY --from=requirements /src/base.txt ./
+RUN python3 -m pip --python /opt/ipfl/bin/python install --constraint constraints.txt --requirement base.txt \
     # With it Flower installs what an operator's app asks for. Here nothing is installed at run time.
     && python3 -m pip --python /opt/ipfl/bin/python uninstall --yes uv
 
 # What this image needs on top goes into layers of its own: a ledger may be on PostgreSQL.
 FROM dependencies AS build
-RUN python3 -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["postgres"], sep="\n")' > requirements.txt \
-    && python3 -m pip --python /opt/ipfl/bin/python install --root /extra --constraint constraints.txt --requirement requirements.txt
+COPY --from=requirements /src/postgres.txt ./
+RUN python3 -m pip --python /opt/ipfl/bin/python install --root /extra --constraint constraints.txt --requirement postgres.txt
 COPY . .
 RUN python3 -m pip wheel --no-deps --wheel-dir /wheel . \
     && python3 -m pip --python /opt/ipfl/bin/python install --root /project --no-deps /wheel/*.whl

@@ -6,14 +6,20 @@
 # command. It builds with BuildKit and without.
 ARG BASE=python:3.11-slim-bookworm
 
+# What is needed, a list for each extra: nothing else in pyproject.toml touches the layers below.
+FROM ${BASE} AS requirements
+WORKDIR /src
+COPY pyproject.toml ./
+RUN python3 -c 'import pathlib, tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; [pathlib.Path(f"{extra}.txt").write_text("\n".join(needs)) for extra, needs in {"base": project["dependencies"], **project["optional-dependencies"]}.items()]'
+
 # This stage is the same in every image: it is built, stored and pulled once.
 FROM ${BASE} AS dependencies
 WORKDIR /src
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 RUN python3 -m venv --without-pip /opt/ipfl
-COPY pyproject.toml constraints.txt ./
-RUN python3 -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' > requirements.txt \
-    && python3 -m pip --python /opt/ipfl/bin/python install --constraint constraints.txt --requirement requirements.txt \
+COPY constraints.txt ./
+COPY --from=requirements /src/base.txt ./
+RUN python3 -m pip --python /opt/ipfl/bin/python install --constraint constraints.txt --requirement base.txt \
     # With it Flower installs what an operator's app asks for. Here nothing is installed at run time.
     && python3 -m pip --python /opt/ipfl/bin/python uninstall --yes uv
 

@@ -7,14 +7,20 @@
 # It builds with BuildKit and without.
 ARG BASE=python:3.11-slim-bookworm
 
+# What is needed, a list for each extra: nothing else in pyproject.toml touches the layers below.
+FROM ${BASE} AS requirements
+WORKDIR /src
+COPY pyproject.toml ./
+RUN python3 -c 'import pathlib, tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; [pathlib.Path(f"{extra}.txt").write_text("\n".join(needs)) for extra, needs in {"base": project["dependencies"], **project["optional-dependencies"]}.items()]'
+
 # This stage is the same in every image: it is built, stored and pulled once.
 FROM ${BASE} AS dependencies
 WORKDIR /src
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 RUN python3 -m venv --without-pip /opt/ipfl
-COPY pyproject.toml constraints.txt ./
-RUN python3 -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' > requirements.txt \
-    && python3 -m pip --python /opt/ipfl/bin/python install --constraint constraints.txt --requirement requirements.txt \
+COPY constraints.txt ./
+COPY --from=requirements /src/base.txt ./
+RUN python3 -m pip --python /opt/ipfl/bin/python install --constraint constraints.txt --requirement base.txt \
     # With it Flower installs what an operator's app asks for. Here nothing is installed at run time.
     && python3 -m pip --python /opt/ipfl/bin/python uninstall --yes uv
 
@@ -23,7 +29,8 @@ RUN python3 -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb")
 FROM dependencies AS torch
 ARG TORCH=cuda
 ARG TORCH_CPU_INDEX=https://download.pytorch.org/whl/cpu
-RUN wanted=$(python3 -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["trainer"])') \
+COPY --from=requirements /src/trainer.txt ./
+RUN wanted=$(cat trainer.txt) \
     && install="python3 -m pip --python /opt/ipfl/bin/python install --root /extra --constraint constraints.txt" \
     && case "$TORCH" in \
         cpu) $install "$wanted+cpu" || $install --extra-index-url "$TORCH_CPU_INDEX" "$wanted+cpu" ;; \

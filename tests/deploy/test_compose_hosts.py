@@ -1,6 +1,5 @@
 """operator.yml and institution.yml as on hosts of their own: what their first lines say, done."""
 
-import json
 import shutil
 import socket
 import tomllib
@@ -9,11 +8,12 @@ from pathlib import Path
 
 import pytest
 from support.compose import COMPOSE, Project, project
-from support.containers import TAG, build, docker, engine_missing
+from support.containers import TAG, build, docker, engine_missing, network
 
 from ipfl_flower.cli.bundle import to_toml
 
-NAMES = ("alder", "birch")
+# Two that have use for each other's models.
+NAMES = ("alder", "cedar")
 MARKET_DEADLINE_S = 600.0
 
 pytestmark = [pytest.mark.containers, pytest.mark.e2e, pytest.mark.timeout(2400)]
@@ -27,8 +27,8 @@ def host():
         pytest.skip(missing)
     for image in ("server", "supernode", "trainer"):
         build(image)
-    [bridge] = json.loads(docker("network", "inspect", "bridge"))
-    return bridge["IPAM"]["Config"][0]["Gateway"]
+    with network() as (_, address):
+        yield address
 
 
 def test_an_operator_and_two_institutions_on_hosts_of_their_own(host, tmp_path):
@@ -56,7 +56,7 @@ def test_an_operator_and_two_institutions_on_hosts_of_their_own(host, tmp_path):
         said = operator.compose("run", "--rm", "-T", "ledger", "verify", "/market/ledger.db")
         assert "verified: 2 rounds" in said
         said = operator.compose(
-            "run", "--rm", "-T", "ledger", "statement", "/market/ledger.db", "birch"
+            "run", "--rm", "-T", "ledger", "statement", "/market/ledger.db", "cedar"
         )
         assert "alder" in said
         assert_locked_down(operator, *institutions)
