@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import typer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from ipfl_flower.cli.authority import hosts_of, read_certificate
+from ipfl_flower.cli.authority import certificate_pem, hosts_of, is_for, read_certificate
 from ipfl_flower.cli.bundle import stage_app
-from ipfl_flower.cli.documents import KitError, read_file
+from ipfl_flower.cli.documents import KitError
 from ipfl_flower.cli.flower import UNREGISTERED, FlowerCli, RegisteredNode, flower_cli
 from ipfl_flower.cli.kit import Kit, check_certificate
 from ipfl_flower.cli.node_keys import fingerprint, fingerprint_of_bytes, flower_bytes
@@ -206,17 +206,18 @@ def read_authority(certificates: Path, fleet: str) -> str:
         raise KitError(f"--fleet {fleet!r} is no HOST:PORT that institutions can reach")
     now = datetime.now(UTC)
     ca, server = certificates / "ca.pem", certificates / "server.pem"
-    check_certificate(read_certificate(ca), f"{ca}", now)
+    authority = read_certificate(ca)
+    check_certificate(authority, f"{ca}", now)
     if server.exists():
         certificate = read_certificate(server)
         check_certificate(certificate, f"{server}", now)
-        hosts = hosts_of(certificate)
-        if address.host not in hosts:
+        if not is_for(certificate, address.host):
             raise KitError(
-                f"{server} is for {', '.join(hosts) or 'no host'}, not {address.host}: "
+                f"{server} is for {', '.join(hosts_of(certificate)) or 'no host'}, not "
+                f"{address.host}: "
                 f"ipfl certs operator {certificates} --renew --host {address.host}"
             )
-    return read_file(ca, "CA's certificate").decode()
+    return certificate_pem(authority).decode()
 
 
 def terms(settings: Settings) -> dict[str, Any]:

@@ -160,6 +160,16 @@ def hosts_of(certificate: x509.Certificate) -> list[str]:
     return [*names.get_values_for_type(x509.DNSName), *addresses]
 
 
+def is_for(certificate: x509.Certificate, host: str) -> bool:
+    """Tell whether a certificate is for a host name or IP address, as TLS clients do."""
+    try:
+        return str(ipaddress.ip_address(host)) in hosts_of(certificate)
+    except ValueError:
+        names = {name.lower() for name in hosts_of(certificate)}
+        _, _, domain = host.lower().partition(".")
+        return host.lower() in names or f"*.{domain}" in names
+
+
 def _builder(
     subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, end: datetime
 ) -> x509.CertificateBuilder:

@@ -102,7 +102,9 @@ class Child:
         with output:
             # A line without an end must not fill the memory.
             while line := output.readline(LINE_MAX):
-                self._on_line(line.decode(errors="replace").rstrip("\n"))
+                # Where our own output has no reader, the child must still not wait for one.
+                with contextlib.suppress(OSError):
+                    self._on_line(line.decode(errors="replace").rstrip("\n"))
 
 
 class Stop:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ipfl_flower.cli.certs import make_node_key, make_server_certificates, write_private
-from ipfl_flower.cli.flower import FLEET_API, SCRIPTS, FlowerCli, superlink_command
+from ipfl_flower.cli.flower import SCRIPTS, FlowerCli
 from ipfl_flower.cli.processes import LaunchError, ProcessGroup, free_port, wait_for_port
+from ipfl_flower.cli.superlink_command import FLEET_API, superlink_command
 from ipfl_flower.trainer_api import TrainerClient, TrainerUnreachableError
 
 CONNECTION = "market"

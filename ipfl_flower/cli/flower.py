@@ -39,6 +39,7 @@ class RegisteredNode:
     name: str
     status: str
     public_key: bytes
+<<<<<<< HEAD
 
 
 def superlink_command(
@@ -71,6 +72,8 @@ def superlink_command(
         *("--database", database),
         "--disable-runtime-dependency-installation",
     ]
+=======
+>>>>>>> door
 
 
 class FlowerCli:
@@ -100,7 +103,7 @@ class FlowerCli:
     def nodes(self) -> list[RegisteredNode]:
         """List the SuperNodes that the SuperLink knows, or knew."""
         command = [sys.executable, "-m", "ipfl_flower.cli.nodes", self._connection]
-        printed = self._group.run("nodes", command, timeout_s=COMMAND_DEADLINE_S)
+        printed = self._group.run("asking for nodes", command, timeout_s=COMMAND_DEADLINE_S)
         try:
             return [
                 RegisteredNode(

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Self
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from ipfl_flower.cli.documents import KitError, canonical, read_document, write_document
 from ipfl_flower.receipts import public_hex
@@ -28,7 +28,7 @@ _PURPOSE: Final = b"ipfl-flower kit 1\n"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 PublicKey = Annotated[str, Field(pattern=r"^ecdsa-sha2-nistp384 [A-Za-z0-9+/]{100,400}={0,2}$")]
 Bundle = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Moment = AwareDatetime
+Version = Annotated[str, Field(pattern=r"^[0-9A-Za-z.+!-]{1,40}$")]
 
 
 class Kit(BaseModel):
@@ -67,14 +67,25 @@ class Kit(BaseModel):
     bundles: Annotated[list[Bundle], Field(min_length=1, max_length=100)]
     terms: dict[str, JsonValue]
     operator_key: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    versions: dict[str, str]
-    issued: Moment
+    versions: dict[str, Version]
+    issued: AwareDatetime
     signature: Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
 
     @classmethod
     def signed(cls, key: Ed25519PrivateKey, **fields: Any) -> Self:
-        """Make a kit of all fields but `operator_key` and `signature`; the same gives the same."""
-        unsigned = cls(**fields, operator_key=public_hex(key.public_key()), signature="0" * 128)
+        """Make a kit of all fields but `operator_key` and `signature`; the same gives the same.
+
+        Raises
+        ------
+        KitError
+            A field is not what a kit may hold.
+        """
+        try:
+            unsigned = cls(**fields, operator_key=public_hex(key.public_key()), signature="0" * 128)
+        except ValidationError as error:
+            item = error.errors()[0]
+            where = ".".join(str(part) for part in item["loc"])
+            raise KitError(f"no kit can be made: {where}: {item['msg']}") from error
         return unsigned.model_copy(update={"signature": key.sign(unsigned.payload()).hex()})
 
     @classmethod

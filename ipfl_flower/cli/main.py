@@ -37,11 +37,8 @@ cli = typer.Typer(
 cli.add_typer(ledger_app, name="ledger")
 cli.add_typer(receipts_app, name="receipts")
 cli.add_typer(certs_app, name="certs")
-cli.command()(allow)
-cli.command()(superlink)
-cli.command()(supernode)
 cli.command()(trainer)
-for command in (join_request, admit, join, expel):
+for command in (join_request, admit, join, expel, allow, superlink, supernode):
     cli.command()(command)
 
 

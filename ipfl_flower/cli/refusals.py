@@ -1,7 +1,5 @@
 """Who was refused at the operator's door: one clear line each, and a count of each kind."""
 
-import base64
-import hashlib
 import json
 import re
 import threading
@@ -14,9 +12,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from cryptography.hazmat.primitives import serialization
-
-from ipfl_flower.cli.documents import write_file
+from ipfl_flower.cli.documents import KitError, write_file
+from ipfl_flower.cli.node_keys import fingerprint_of_bytes
 
 LAST_MAX = 100
 QUIET_S = 60.0
@@ -93,22 +90,9 @@ def refused_node(line: str) -> Refusal | None:
 
 
 def _key_in(line: str) -> str:
-    """Return the fingerprint, as ``ssh-keygen -l`` writes it, of the public key in a line."""
+    """Return the fingerprint of the public key in a line, or nothing."""
     found = _PUBLIC_KEY.search(line)
-    if found is None:
-        return ""
-    try:
-        key = serialization.load_pem_public_key(found[0].replace("\\n", "\n").encode())
-        text = key.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
-    except (ValueError, TypeError):
-        return ""
-    return fingerprint(text.decode())
-
-
-def fingerprint(public_key: str) -> str:
-    """Return the fingerprint of a public key in OpenSSH's form, as ``ssh-keygen -l`` writes it."""
-    digest = hashlib.sha256(base64.b64decode(public_key.split()[1])).digest()
-    return f"SHA256:{base64.b64encode(digest).decode().rstrip('=')}"
+    return fingerprint_of_bytes(found[0].replace("\\n", "\n").encode()) if found else ""
 
 
 class Refusals:
@@ -161,7 +145,13 @@ class Refusals:
             text = json.dumps(content, indent=2) + "\n"
             self._dirty = False
             self._written = time.monotonic()
-        write_file(self._file, text.encode(), 0o600)
+        try:
+            write_file(self._file, text.encode(), 0o600)
+        except KitError as error:
+            # A full disk must not end the SuperLink for the sake of a count.
+            self._say(f"ipfl: {error}; trying again in a minute")
+            with self._lock:
+                self._dirty, self._written = True, time.monotonic() + QUIET_S - WRITE_EVERY_S
 
     def _line(self, refusal: Refusal) -> str | None:
         # By host, not by port: every attempt comes from another one.

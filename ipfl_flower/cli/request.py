@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from ipfl_flower.cli.documents import KitError, canonical, read_document, write_document
-from ipfl_flower.cli.kit import CLOCK_SKEW_MAX, Name, PublicKey
+from ipfl_flower.cli.kit import CLOCK_SKEW_MAX, Name, PublicKey, Version
 from ipfl_flower.cli.node_keys import is_signed, load_public_key, openssh, sign
 from ipfl_flower.cli.versions import own_versions
 
@@ -36,7 +36,7 @@ class JoinRequest(BaseModel):
 
     name: Name
     public_key: PublicKey
-    versions: dict[str, str]
+    versions: dict[str, Version]
     created: AwareDatetime
     signature: Annotated[str, Field(pattern=r"^[0-9a-f]{2,300}$")]
 

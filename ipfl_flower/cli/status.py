@@ -14,16 +14,21 @@ def read_status(ledger: Ledger) -> dict[str, Any]:
     dict
         Ready for JSON: ``round`` (None before the first), ``phase``, ``asked``, ``reported``,
         ``waiting`` (names), ``failed`` (name to reason), ``quorum``, ``until`` (ISO 8601 or None),
-        ``detail`` (why a round was abandoned), ``last_event``, ``server`` (the process that serves
-        the market, None: nobody does).
+        ``detail`` (why a round was abandoned), ``last_event``, ``expelled`` (name to reason),
+        ``server`` (the process that serves the market, None: nobody does).
     """
     events = ledger.events()
     last = f"{events[-1].kind}: {events[-1].text}" if events else None
     state = ledger.state()
     server = ledger.server()
-    if state is None:
-        return {"round": None, "phase": "not begun", "last_event": last, "server": server}
     names = {item.id: item.name for item in ledger.institutions()}
+    standing = {
+        "last_event": last,
+        "expelled": {names[i]: reason for i, reason in ledger.expelled().items()},
+        "server": server,
+    }
+    if state is None:
+        return {"round": None, "phase": "not begun", **standing}
     until = state.deadline_at
     # A market that was resumed within the round waits its whole deadline again.
     for event in events:
@@ -41,16 +46,19 @@ def read_status(ledger: Ledger) -> dict[str, Any]:
         if until is None
         else datetime.fromtimestamp(until, UTC).isoformat("T", "seconds"),
         "detail": state.detail,
-        "last_event": last,
-        "server": server,
+        **standing,
     }
 
 
 def status_lines(status: dict[str, Any]) -> list[str]:
     """Say a market's status in a few lines."""
     server = f"served by {status['server']}" if status["server"] else "nobody serves it now"
+    expelled = [
+        f"{name} is expelled" + (f": {reason}" if reason else "")
+        for name, reason in status["expelled"].items()
+    ]
     if status["round"] is None:
-        return [f"no round has begun; {server}"]
+        return [*expelled, f"no round has begun; {server}"]
     lines = [
         (
             f"round {status['round']}: {status['phase']}, {len(status['reported'])} of "
@@ -64,4 +72,4 @@ def status_lines(status: dict[str, Any]) -> list[str]:
         lines.append(status["detail"])
     if status["last_event"]:
         lines.append(f"last event: {status['last_event']}")
-    return [*lines, server]
+    return [*lines, *expelled, server]

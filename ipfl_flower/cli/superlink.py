@@ -11,10 +11,10 @@ from cryptography import x509
 
 from ipfl_flower.cli.child import Child, Stop, exit_code, say, wait
 from ipfl_flower.cli.fleet import environment
-from ipfl_flower.cli.flower import superlink_command
 from ipfl_flower.cli.handshakes import TRACERS, Handshakes
 from ipfl_flower.cli.processes import LaunchError
 from ipfl_flower.cli.refusals import Refusal, Refusals, refused_node
+from ipfl_flower.cli.superlink_command import superlink_command
 
 FILES = ("ca.pem", "server.pem", "server.key", "superexec.secret")
 WARN_DAYS = 30
@@ -65,7 +65,9 @@ def run_superlink(
                 f"ipfl certs operator {certificates} makes it"
             )
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    folder.chmod(0o700)
+    # A volume that an orchestrator mounts belongs to root, and its group is this pod's alone.
+    if folder.stat().st_uid == os.getuid():
+        folder.chmod(0o700)
     os.umask(0o077)  # The database holds models while a run lasts.
     env = environment(folder / "flower")
     env["GRPC_TRACE"] = ",".join(filter(None, (os.environ.get("GRPC_TRACE"), *TRACERS)))
@@ -135,7 +137,11 @@ class CertificateWatch:
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + DAY_S
-        if line := expiry_line(self._file, datetime.now(UTC)):
+        try:
+            line = expiry_line(self._file, datetime.now(UTC))
+        except (LaunchError, OSError) as error:
+            line = f"ipfl: {error}"  # A file that is being renewed must not end the SuperLink.
+        if line is not None:
             say(line)
 
 

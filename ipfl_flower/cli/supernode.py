@@ -21,8 +21,8 @@ from ipfl_flower.cli.fleet import environment
 from ipfl_flower.cli.flower import SCRIPTS
 from ipfl_flower.cli.greeting import Code, Fault, certificate_fault
 from ipfl_flower.cli.kit import Kit
+from ipfl_flower.cli.node_keys import fingerprint, load_public_key
 from ipfl_flower.cli.processes import LaunchError
-from ipfl_flower.cli.refusals import fingerprint
 from ipfl_flower.door.allowed import AllowedError, read_allowed
 
 # An executor that fails this often, each time within so short a time, will not get better.
@@ -70,7 +70,7 @@ class Institution:
             read_allowed(folder)
         except AllowedError as error:
             raise LaunchError(str(error)) from error
-        return cls(folder.absolute(), kit.fleet, fingerprint(kit.public_key))
+        return cls(folder.absolute(), kit.fleet, fingerprint(load_public_key(kit.public_key)))
 
     @property
     def ca(self) -> Path:
@@ -177,7 +177,7 @@ def run_supernode(institution: Institution, trainer: TrainerAddress, host: str, 
         # Flower's way out when a call is not authenticated; it says no more.
         fault = Fault(
             Code.KEY_REFUSED,
-            f"the SuperLink at {institution.fleet} no longer lets this key in ({institution.key}): "
+            f"the SuperLink at {institution.fleet} no longer accepts this key ({institution.key}): "
             f"it was expelled, or this machine's clock is wrong; ask the operator",
         )
     if fault is not None:

@@ -44,7 +44,8 @@ def expel(connection: Connection, name: str, reason: str, at: float) -> None:
 
 def read_expelled(connection: Connection) -> dict[int, str]:
     """Load why each institution that is expelled now is so, by id."""
-    rows = connection.execute(_STANDING.where(t.admissions.c.admitted == 0))
+    expelled = _STANDING.where(t.admissions.c.admitted == 0)
+    rows = connection.execute(expelled.order_by(t.admissions.c.institution))
     return {row.institution: row.reason for row in rows}
 
 

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
-from support.joining import FakeRegister
+from support.joining import FakeRegister, make_kit
 
 from ipfl_flower.cli.admit import operator_key, read_authority, register, terms
 from ipfl_flower.cli.certs import issue, make_authority, make_server_certificates
@@ -163,23 +163,32 @@ def test_the_terms_hold_the_contract_and_what_else_one_must_know(settings):
 
 @pytest.fixture
 def certificates(tmp_path):
-    make_server_certificates(tmp_path / "certificates", ["market.example", "2001:db8::1"])
+    hosts = ["market.example", "2001:db8::1", "*.fleet.example"]
+    make_server_certificates(tmp_path / "certificates", hosts)
     return tmp_path / "certificates"
 
 
-@pytest.mark.parametrize("fleet", ["market.example:9092", "[2001:db8::1]:9092"])
+@pytest.mark.parametrize(
+    "fleet", ["Market.example:9092", "[2001:DB8:0::1]:9092", "a.fleet.example:1"]
+)
 def test_the_ca_is_read(certificates, fleet):
     assert read_authority(certificates, fleet) == (certificates / "ca.pem").read_text()
 
 
 def test_a_fleet_address_that_the_certificate_is_not_for_is_refused(certificates):
-    with pytest.raises(KitError, match="--renew --host elsewhere.example"):
+    with pytest.raises(KitError, match=r"--renew --host elsewhere\.example"):
         read_authority(certificates, "elsewhere.example:9092")
 
 
 def test_a_certificate_that_is_kept_elsewhere_is_not_looked_at(certificates):
     (certificates / "server.pem").unlink()
     assert read_authority(certificates, "elsewhere.example:9092")
+
+
+def test_a_wildcard_is_for_one_label_alone(certificates):
+    for host in ("fleet.example", "a.b.fleet.example"):
+        with pytest.raises(KitError, match="is for"):
+            read_authority(certificates, f"{host}:9092")
 
 
 @pytest.mark.parametrize("fleet", ["market.example", "unix:///run/x", "market.example:0", "", ":1"])
@@ -193,3 +202,9 @@ def test_an_expired_certificate_is_refused(tmp_path):
     issue(authority, tmp_path, "server", ["market.example"], days=0)
     with pytest.raises(KitError, match=r"server\.pem expired at .* UTC"):
         read_authority(tmp_path, "market.example:9092")
+
+
+def test_a_kit_that_could_not_be_read_is_not_made(tmp_path):
+    for fields in ({"fleet": "ä.example:9092"}, {"bundles": []}, {"ca": "x" * 30_000}):
+        with pytest.raises(KitError, match=f"no kit can be made: {next(iter(fields))}"):
+            make_kit(tmp_path, **fields)

@@ -83,8 +83,11 @@ def test_a_child_that_does_not_end_when_asked_is_killed(monkeypatch):
         os.kill(os.getpid(), signal.SIGTERM)
         assert wait(child, stop, lambda: None) == -signal.SIGKILL
     # And what it had started, too; init reaps it, or it is a zombie until then.
+    end = time.monotonic() + 30
     with suppress(psutil.NoSuchProcess):
-        assert psutil.Process(int(lines[0])).status() == psutil.STATUS_ZOMBIE
+        while psutil.Process(int(lines[0])).status() != psutil.STATUS_ZOMBIE:
+            assert time.monotonic() < end
+            time.sleep(0.01)
 
 
 def test_every_line_is_read_even_the_last_without_an_end():
@@ -102,6 +105,14 @@ def test_a_line_without_an_end_is_read_in_pieces(monkeypatch):
     with Child(python("print('x' * 2500)"), os.environ, lines.append) as child:
         wait(child, Stop(), lambda: None)
     assert [len(line) for line in lines] == [1000, 1000, 500]
+
+
+def test_a_child_goes_on_when_nobody_reads_our_output():
+    def broken(line):
+        raise BrokenPipeError
+
+    with Child(python("print('x\\n' * 200_000)"), os.environ, broken) as child:
+        assert wait(child, Stop(), lambda: None) == 0
 
 
 def test_a_program_that_is_not_there_is_named():

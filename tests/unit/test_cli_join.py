@@ -106,6 +106,17 @@ def test_a_request_from_the_future_shows_a_wrong_clock(folder):
         JoinRequest.read(folder / "late.json")
 
 
+def test_versions_cannot_write_on_the_operators_terminal(folder):
+    path = folder / "alder.request.json"
+    versions = {"flwr": "1\n\x1b[31m", "ipfl-flower": "0"}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "versions": versions}))
+    with pytest.raises(
+        KitError, match=r"is no join request, or damaged \(versions\.flwr"
+    ) as refused:
+        JoinRequest.read(path)
+    assert str(refused.value).isprintable()
+
+
 @pytest.mark.parametrize("mode", [0o640, 0o604])
 def test_a_key_that_others_can_read_is_refused(folder, mode):
     (folder / "node.key").chmod(mode)

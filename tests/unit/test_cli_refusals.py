@@ -4,7 +4,7 @@ import pytest
 
 from ipfl_flower.cli import refusals as module
 from ipfl_flower.cli.handshakes import Handshakes
-from ipfl_flower.cli.refusals import LAST_MAX, Kind, Refusal, Refusals, fingerprint, refused_node
+from ipfl_flower.cli.refusals import LAST_MAX, Kind, Refusal, Refusals, refused_node
 
 # As flwr 1.39 prints them.
 PEM = (
@@ -95,7 +95,9 @@ def test_other_lines_are_no_refusals(line):
 
 
 def test_a_key_that_cannot_be_read_is_counted_all_the_same():
-    assert refused_node(UNKNOWN.replace("MHYw", "////")) == Refusal(Kind.UNKNOWN_KEY, "")
+    refusal = refused_node(UNKNOWN.replace("MHYw", "////"))
+    assert refusal.kind == Kind.UNKNOWN_KEY
+    assert refusal.who.startswith("no EC key")
 
 
 def test_who_hangs_up_on_our_certificate_refused_it():
@@ -176,6 +178,22 @@ def test_the_file_is_written_once_a_second_at_most_and_at_the_end(tmp_path, cloc
     assert json.loads(file.read_text())["counts"]["not-tls"] == 3
 
 
+def test_a_disk_that_is_full_is_said_and_tried_again_a_minute_later(tmp_path, clock):
+    said = []
+    folder = tmp_path / "dir"
+    folder.write_text("no folder: nothing can be written in it")
+    refusals = Refusals(folder / "refusals.json", said.append)
+    refusals.note(Refusal(Kind.NO_KEY, ""))
+    refusals.flush()
+    refusals.flush()
+    assert [line for line in said if "can't be written" in line] == said[1:]
+    assert len(said) == 2
+    folder.unlink()
+    clock.now += module.QUIET_S
+    refusals.flush()
+    assert json.loads((folder / "refusals.json").read_text())["counts"]["no-key"] == 1
+
+
 @pytest.mark.parametrize(
     "content", ["", "[]", "{}", '{"since": 1, "counts": [], "last": []}', '{"counts": {"a": "b"}}']
 )
@@ -212,9 +230,3 @@ def test_a_flood_takes_bounded_memory_and_a_bounded_file(tmp_path, clock):
     content = json.loads((tmp_path / "refusals.json").read_text())
     assert len(content["last"]) == LAST_MAX
     assert content["counts"]["unknown-key"] == module.WHO_MAX + 50
-
-
-def test_a_fingerprint_is_the_one_that_ssh_prints():
-    # GitHub's host key, whose fingerprint it publishes.
-    key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl"
-    assert fingerprint(f"{key} comment") == "SHA256:+DiY3wvvV6TuJJhbpZisF/zLDA0zPMSvHdkr4UvCOqU"

@@ -92,3 +92,16 @@ def test_a_bad_market_file_is_one_line(tmp_path, content, said):
     assert done.returncode == 1
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_it_says_who_is_expelled(ledger):
+    ledger.expel("cedar", "sold noise")
+    ledger.expel("birch")
+    assert status_lines(read_status(ledger)) == [
+        "birch is expelled",
+        "cedar is expelled: sold noise",
+        "no round has begun; nobody serves it now",
+    ]
+    wait_for_one(ledger)
+    assert read_status(ledger)["expelled"] == {"birch": "", "cedar": "sold noise"}
+    assert "cedar is expelled: sold noise" in status_lines(read_status(ledger))

@@ -6,10 +6,10 @@ import pytest
 
 from ipfl_flower.cli import superlink as module
 from ipfl_flower.cli.certs import make_server_certificates
-from ipfl_flower.cli.flower import superlink_command
 from ipfl_flower.cli.processes import LaunchError
 from ipfl_flower.cli.refusals import Refusals
 from ipfl_flower.cli.superlink import CertificateWatch, Door, expiry_line, run_superlink
+from ipfl_flower.cli.superlink_command import superlink_command
 
 
 @pytest.fixture
@@ -37,6 +37,11 @@ def test_the_warning_is_said_once_a_day(certificate, monkeypatch, capsys):
     now += module.DAY_S
     watch.remind()
     assert capsys.readouterr().err.count("expires in") == 1
+
+
+def test_a_certificate_that_is_gone_for_a_moment_ends_nothing(tmp_path, capsys):
+    CertificateWatch(tmp_path / "server.pem").remind()
+    assert "server.pem" in capsys.readouterr().err
 
 
 def test_what_is_no_certificate_is_named(tmp_path):
