@@ -98,7 +98,7 @@ def check_kit(kit: Kit, folder: Path, operator: str | None) -> None:
 
 
 def take_over(kit: Kit, folder: Path) -> list[str]:
-    """Write the kit, its CA and, the first time, the bundles to allow; say what was done.
+    """Write the kit, its CA, its key and, the first time, the bundles to allow; say so.
 
     Raises
     ------
@@ -107,8 +107,9 @@ def take_over(kit: Kit, folder: Path) -> list[str]:
     """
     kit.write(folder / KIT_FILE)
     write_file(folder / "ca.pem", kit.ca.encode())
+    write_file(folder / "operator.key", f"{kit.operator_key}\n".encode())
     allowed = folder / ALLOWED_FILE
-    lines = [f"{folder / KIT_FILE}, {folder / 'ca.pem'}: taken over"]
+    lines = [f"{folder}: {KIT_FILE}, ca.pem, operator.key: taken over"]
     if not allowed.exists():
         write_file(allowed, "".join(f"{bundle}\n" for bundle in kit.bundles).encode())
         lines.append(f"{allowed}: {len(kit.bundles)} app bundle may run here")

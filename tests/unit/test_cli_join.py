@@ -17,6 +17,7 @@ from ipfl_flower.cli.kit import Kit
 from ipfl_flower.cli.node_keys import load_node_key, openssh, sign
 from ipfl_flower.cli.request import JoinRequest
 from ipfl_flower.cli.versions import own_versions
+from ipfl_flower.receipts import read_public_key
 
 
 def ipfl(*arguments):
@@ -199,6 +200,7 @@ def test_a_kit_is_taken_over(folder, kit_file):
     assert kit == Kit.read(kit_file)
     assert (folder / "ca.pem").read_text() == kit.ca
     assert (folder / "allowed").read_text() == f"{BUNDLE}\n"
+    assert read_public_key(folder / "operator.key") == kit.operator_key
     assert "distance-weight  5.0" in said
     assert f'operator_key = "{kit.operator_key}"' in said
 
