@@ -72,7 +72,10 @@ def test_the_trainer_reads_the_demos_data(images):
 
 def test_a_trainer_without_its_institution_says_what_is_missing(images):
     done = subprocess.run(
-        ["docker", "run", "--rm", "--read-only", "--network", "none", f"ipfl-trainer:{TAG}"],
+        [
+            *("docker", "run", "--rm", "--read-only", "--network", "none"),
+            *("--tmpfs", "/run/ipfl:uid=10001,mode=0700", f"ipfl-trainer:{TAG}"),
+        ],
         capture_output=True,
         text=True,
         check=False,
