@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import yaml
 from support.compose import COMPOSE, Project, project
 from support.containers import TAG, build, docker, engine_missing, network
 
@@ -131,8 +132,12 @@ def free_port(host: str) -> int:
         return server.getsockname()[1]
 
 
-@pytest.mark.parametrize("profile", ["cpu", "gpu"])
-def test_the_trainer_gets_gpus_by_the_profile_alone(host, tmp_path, profile):
+def test_the_trainer_gets_gpus_by_the_profile_alone(host, tmp_path):
     with institution("alder", tmp_path / "alder") as there:
-        said = there.compose("--profile", profile, "config")
-    assert ("nvidia" in said) == (profile == "gpu")
+        said = there.compose("--profile", "cpu", "--profile", "gpu", "config")
+    services = yaml.safe_load(said)["services"]
+    assert services["trainer"]["profiles"] == ["cpu"]
+    assert services["trainer-gpu"]["profiles"] == ["gpu"]
+    [device] = services["trainer-gpu"]["deploy"]["resources"]["reservations"]["devices"]
+    assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
+    assert [name for name, service in services.items() if "deploy" in service] == ["trainer-gpu"]
