@@ -225,7 +225,7 @@ events = _table(
     PrimaryKeyConstraint("id"),
 )
 
-# Who may take part: the last row of an institution counts, and without one it may.
+# Who may take part: the last row of an institution counts, and without one it may. Not in the chain.
 admissions = _table(
     "admissions",
     _number("id"),

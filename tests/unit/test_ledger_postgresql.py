@@ -17,6 +17,7 @@ def template(postgres):
         play(ledger)
         ledger.acknowledge(2, 0, {"loss": 0.5})
         ledger.log_event("started", "a test")
+        ledger.admit(0)
         assert ledger.verify() == []
     return name
 

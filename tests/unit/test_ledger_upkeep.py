@@ -33,6 +33,7 @@ def played(place):
         play(ledger)
         ledger.acknowledge(2, 0, {"loss": 0.1})
         ledger.log_event("note", 'it said "öh, \n=1"')
+        ledger.expel("beta", "sold noise")
     return place
 
 

@@ -47,7 +47,7 @@ def found(path):
         return ledger.verify()
 
 
-JOURNAL = (tables.events, tables.acknowledgements)
+JOURNAL = (tables.events, tables.acknowledgements, tables.admissions)
 PROVEN = [
     (table.name, column.name)
     for table in tables.APPEND_ONLY
