@@ -1,6 +1,7 @@
 """The demo's compose file: one market on real containers, hurt in every way, to its end."""
 
 import json
+import subprocess
 import tomllib
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -188,6 +189,37 @@ except OSError as error:
 """
 
 
+def stranger(demo: Project, certificates: str) -> None:
+    """Let a SuperNode with a key of its own try to get in from alder's network, for a while."""
+    script = (
+        "ipfl join-request stranger --dir /tmp/key && ipfl certs operator /tmp/other --host x"
+        " && exec timeout 15 flower-supernode --superlink superlink:9092"
+        f" --auth-supernode-private-key /tmp/key/node.key {certificates}"
+    )
+    subprocess.run(
+        [
+            *("docker", "run", "--rm", "--network", demo.volume("alder"), "--entrypoint", "sh"),
+            *("--volume", f"{demo.volume('alder-kit')}:/institution:ro"),
+            *(f"ipfl-supernode:{TAG}", "-c", script),
+        ],
+        capture_output=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def refusals(demo: Project) -> dict[str, int]:
+    """Return how many the SuperLink has refused, by kind."""
+    code = "import pathlib; print(pathlib.Path('/superlink/refusals.json').read_text())"
+    return json.loads(demo.python("superlink", code))["counts"]
+
+
+def counted(demo: Project, kind: str, before: dict[str, int]) -> bool:
+    """Wait until one more of a kind was refused than before."""
+    demo.wait_for(f"{kind} is counted", lambda: refusals(demo)[kind] > before[kind], 30.0)
+    return True
+
+
 def scan(demo: Project, service: str, host: str) -> list[int]:
     """Return the TCP ports of `host` that a service's container can connect to."""
     return [int(port) for port in demo.python(service, SCAN.format(host=host)).split()]
@@ -337,6 +369,36 @@ def test_data_and_state_are_mounted_by_the_trainer_alone(played):
         kit = played.project.volume(f"{name}-kit")
         having = {service for service, item in played.containers.items() if kit in volumes(item)}
         assert having == {f"{name}-join", f"{name}-supernode"}
+
+
+def test_a_stranger_is_refused_at_the_door_and_counted(played):
+    before = refusals(played.project)
+    stranger(played.project, "--root-certificates /institution/ca.pem")
+    assert counted(played.project, "unknown-key", before)
+
+
+def test_who_trusts_another_authority_does_not_come_in_and_is_counted(played):
+    before = refusals(played.project)
+    stranger(played.project, "--root-certificates /tmp/other/ca.pem")
+    assert counted(played.project, "certificate", before)
+
+
+def test_a_name_that_is_taken_is_not_given_to_another_key(played, tmp_path):
+    printed = docker(
+        *("run", "--rm", "--network", "none", "--entrypoint", "sh", f"ipfl-supernode:{TAG}", "-c"),
+        "ipfl join-request alder --dir /tmp/key >/dev/null && cat /tmp/key/alder.request.json",
+    )
+    tmp_path.chmod(0o755)
+    request = tmp_path / "alder.request.json"
+    request.write_text(printed)
+    request.chmod(0o644)
+    said = played.project.refused(
+        *("run", "--rm", "-T", "--volume", f"{request}:/request.json:ro", "--entrypoint", "ipfl"),
+        *("admit", "admit", "/request.json", "--market=/market.toml", "--fleet=superlink:9092"),
+        *("--certificates=/certificates", "--kit=/tmp/kit"),
+    )
+    assert said.count("SHA256:") == 2
+    assert "alder" in said
 
 
 def test_every_container_is_locked_down(played):

@@ -59,7 +59,20 @@ class Project:
 
     def compose(self, *arguments: str, deadline_s: float = COMMAND_DEADLINE_S) -> str:
         """Run a compose command to its end and return what it printed."""
-        done = subprocess.run(
+        done = self._run(arguments, deadline_s)
+        assert done.returncode == 0, f"{' '.join(arguments)}: {(done.stdout + done.stderr)[-3000:]}"
+        return done.stdout
+
+    def refused(self, *arguments: str) -> str:
+        """Run a compose command that must fail; return what it said."""
+        done = self._run(arguments, COMMAND_DEADLINE_S)
+        assert done.returncode != 0, f"{' '.join(arguments)}: {done.stdout}"
+        return done.stdout + done.stderr
+
+    def _run(
+        self, arguments: tuple[str, ...], deadline_s: float
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
             [*command(), "--project-name", self.name, "--file", self._file, *arguments],
             env={**os.environ, **self._environment},
             capture_output=True,
@@ -67,8 +80,6 @@ class Project:
             check=False,
             timeout=deadline_s,
         )
-        assert done.returncode == 0, f"{' '.join(arguments)}: {(done.stdout + done.stderr)[-3000:]}"
-        return done.stdout
 
     def up(self, *services: str) -> None:
         """Start services and what they depend on."""
