@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 MIN_COVERAGE := 95
 
-.PHONY: install demo test test-containers chaos check format proto bench package images kubectl lock clean
+.PHONY: install demo test test-containers chaos check format proto bench bench-compose package \
+	images kubectl lock clean
 
 install: $(READY)
 
@@ -71,11 +72,18 @@ package: $(READY)
 TAG ?= latest
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 REVISION = $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
+# cuda or cpu: which torch the trainer's image has.
+TORCH ?= cuda
+image-trainer: BUILD_ARGS = --build-arg TORCH=$(TORCH)
 images: $(patsubst docker/%.Dockerfile,image-%,$(wildcard docker/*.Dockerfile))
 
 image-%: docker/%.Dockerfile
 	docker build --network host --file $< --tag ipfl-$*:$(TAG) \
-		--build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) .
+		--build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) $(BUILD_ARGS) .
+
+# Image sizes, and seconds from `compose up` to the first settled round of the demo.
+bench-compose: images
+	$(PYTHON) benchmarks/bench_compose.py --tag $(TAG) $(ARGS)
 
 # The released kubectl, for tests of deploy/kubernetes where there is none, or Debian's, which is too old:
 # this package carries it.

@@ -148,6 +148,7 @@ def hunted(image, tmp_path_factory):
                 image,
                 [
                     *(*LOCKED_DOWN, "--network", name, "--volume", f"{kit}:{KIT}:ro"),
+                    *("--entrypoint", "flower-supernode"),
                     *give_to_container(kit, IMAGE_USER),
                 ],
                 [

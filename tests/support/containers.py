@@ -40,7 +40,7 @@ def docker(*arguments: str | Path) -> str:
 def build(image: str) -> str:
     """Build an image of this tree, as `make images` does, and return its id."""
     done = subprocess.run(
-        ["make", f"image-{image}", f"TAG={TAG}"],
+        ["make", f"image-{image}", f"TAG={TAG}", "TORCH=cpu"],
         cwd=ROOT,
         capture_output=True,
         text=True,
