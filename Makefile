@@ -54,7 +54,6 @@ bench: $(READY)
 	$(BIN)/python benchmarks/bench_models.py $(ARGS)
 	$(BIN)/python benchmarks/bench_ledger.py
 	$(BIN)/python benchmarks/bench_trainer.py $(ARGS)
-	$(BIN)/python benchmarks/bench_transport.py --mb 1 --institutions 2
 	$(BIN)/python benchmarks/bench_rounds.py $(ARGS)
 
 # The wheel, in a clean environment: the operator's side, without torch.

@@ -15,10 +15,10 @@ _OPERATOR_MB = 145 + 124 + 350
 _INSTITUTION_MB = 140 + 124 + 330
 # … and how many models each holds at its peak: SuperLink, server app; SuperNode, ClientApp.
 _SUPERLINK_MODELS = 3.0
-_SUPERNODE_MODELS = 2.5
-_CLIENTAPP_MODELS = 5.0
-_TRAINER_MODELS = 4.0
-_SERVERAPP_MODELS = 6.0
+_SUPERNODE_MODELS = 3.0
+_CLIENTAPP_MODELS = {"fedavg": 5.0, "market": 2.2, "transport": 2.2}
+_TRAINER_MODELS = 2.8
+_SERVERAPP_MODELS = {"fedavg": 6.0, "market": 2.5, "transport": 2.5}
 # FedAvg's server app holds every reply, and what they are made of.
 _REPLY_MODELS = 3.0
 
@@ -39,11 +39,10 @@ class Case:
     @property
     def memory_mb(self) -> float:
         """An estimate of the memory that all its processes hold at once."""
-        operator, institution = _SUPERLINK_MODELS, _SUPERNODE_MODELS + _CLIENTAPP_MODELS
+        operator = _SUPERLINK_MODELS + _SERVERAPP_MODELS[self.system]
+        institution = _SUPERNODE_MODELS + _CLIENTAPP_MODELS[self.system]
         if self.system == "fedavg":
-            operator += _SERVERAPP_MODELS + _REPLY_MODELS * self.institutions
-        else:
-            operator += _SERVERAPP_MODELS
+            operator += _REPLY_MODELS * self.institutions
         resident = _INSTITUTION_MB
         if self.system == "market":
             institution += _TRAINER_MODELS
