@@ -115,11 +115,12 @@ def fingerprint_of_bytes(public_key: bytes) -> str:
     """Return the fingerprint of a key as Flower writes it, whatever may be stored there."""
     try:
         key = load_pem_public_key(public_key)
+        # OpenSSH knows three curves; a stranger's key may be of any.
+        if isinstance(key, ec.EllipticCurvePublicKey):
+            return fingerprint(key)
     except (ValueError, UnsupportedAlgorithm):
-        key = None
-    if isinstance(key, ec.EllipticCurvePublicKey):
-        return fingerprint(key)
-    return f"no EC key, {hashlib.sha256(public_key).hexdigest()[:16]}"
+        pass
+    return f"no EC key of OpenSSH's, {hashlib.sha256(public_key).hexdigest()[:16]}"
 
 
 def sign(key: ec.EllipticCurvePrivateKey, payload: bytes) -> str:

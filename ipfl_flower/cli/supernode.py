@@ -4,7 +4,6 @@ import os
 import re
 import secrets
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -22,7 +21,7 @@ from ipfl_flower.cli.flower import SCRIPTS
 from ipfl_flower.cli.greeting import Code, Fault, certificate_fault
 from ipfl_flower.cli.kit import Kit
 from ipfl_flower.cli.node_keys import fingerprint, load_public_key
-from ipfl_flower.cli.processes import LaunchError
+from ipfl_flower.cli.processes import PYTHON, LaunchError
 from ipfl_flower.door.allowed import AllowedError, read_allowed
 
 # An executor that fails this often, each time within so short a time, will not get better.
@@ -234,7 +233,7 @@ class Executor:
 
     def __init__(self, runtime: str, secret: Path, folder: Path, env: Mapping[str, str]) -> None:
         self._command: list[str | Path] = [
-            *(sys.executable, "-m", "ipfl_flower.door.executor"),
+            *(*PYTHON, "ipfl_flower.door.executor"),
             *("--runtime", runtime, "--secret", secret, "--folder", folder),
             *("--parent", str(os.getpid())),
         ]
