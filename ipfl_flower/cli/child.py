@@ -111,7 +111,7 @@ class Child:
             self._on_line(line)
         except OSError:
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             # One line that can't be understood must not end the reading of all that come after.
             say(f"ipfl: a line of the output was lost: {type(error).__name__}: {error!s:.200}")
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -14,8 +13,8 @@ from typing import Any
 from rich.console import Console
 
 from ipfl_flower.cli.bundle import stage_app, to_toml
+from ipfl_flower.cli.demo_folder import demo_folder
 from ipfl_flower.cli.fleet import Fleet, Node, environment
-from ipfl_flower.cli.folder import demo_folder
 from ipfl_flower.cli.live import Watch
 from ipfl_flower.cli.processes import PYTHON, LaunchError, ProcessGroup, require_free
 from ipfl_flower.cli.result import Baselines, build_result, print_result

@@ -3,7 +3,6 @@
 import json
 import os
 import secrets
-import sys
 import threading
 import time
 from dataclasses import dataclass

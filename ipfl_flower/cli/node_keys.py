@@ -54,18 +54,38 @@ def load_or_make_node_key(folder: Path) -> tuple[ec.EllipticCurvePrivateKey, boo
     return key, new
 
 
-def load_node_key(folder: Path) -> ec.EllipticCurvePrivateKey:
+def load_node_key(folder: Path, *, group: bool = False) -> ec.EllipticCurvePrivateKey:
     """Load an institution's node key.
+
+    Parameters
+    ----------
+    folder : Path
+        The institution's.
+    group : bool
+        Whether its group may read it, as of what Kubernetes mounts: root's, and the pod's group's.
 
     Raises
     ------
     KitError
         It is missing, damaged, of another kind, or others may read it.
     """
+    key = read_node_key(folder)
+    path = folder / FILE
+    if path.stat().st_mode & (0o007 if group else 0o077):
+        raise KitError(f"{path} can be read by others: chmod 600 it")
+    return key
+
+
+def read_node_key(folder: Path) -> ec.EllipticCurvePrivateKey:
+    """Read an institution's node key, whoever else may read it.
+
+    Raises
+    ------
+    KitError
+        It is missing, damaged, or of another kind.
+    """
     path = folder / FILE
     content = read_file(path, "node key (ipfl join-request makes it)")
-    if path.stat().st_mode & 0o077:
-        raise KitError(f"{path} can be read by others: chmod 600 it")
     try:
         key = load_ssh_private_key(content, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
