@@ -3,7 +3,6 @@
 import json
 import os
 import secrets
-import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from ipfl_flower.cli.certs import make_node_key, make_server_certificates, write_private
 from ipfl_flower.cli.flower import SCRIPTS, FlowerCli
-from ipfl_flower.cli.processes import LaunchError, ProcessGroup, free_port, wait_for_port
+from ipfl_flower.cli.processes import PYTHON, LaunchError, ProcessGroup, free_port, wait_for_port
 from ipfl_flower.cli.superlink_command import FLEET_API, superlink_command
 from ipfl_flower.trainer_api import TrainerClient, TrainerUnreachableError
 
@@ -154,7 +153,7 @@ class Fleet:
         self._group.start(
             f"trainer-{node.name}",
             [
-                *(sys.executable, "-m", "ipfl_flower.trainer.serve", node.institution_file),
+                *(*PYTHON, "ipfl_flower.trainer.serve", node.institution_file),
                 *("--listen", self._trainer_address(node)),
             ],
             restarts=RESTARTS_MAX,
