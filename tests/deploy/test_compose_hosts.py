@@ -29,7 +29,7 @@ ASK, JOIN, START, CHECK = blocks("join.md", "In containers")
 [INSTITUTION] = blocks("join.md", "3. Start the trainer", "toml")
 # Enough that the market does not end before the newcomer has come.
 ROUNDS = 1000
-ROUND_DEADLINE_S = 300.0
+ROUND_DEADLINE_S = 600.0
 START_DEADLINE_S = 120.0
 
 pytestmark = [pytest.mark.containers, pytest.mark.e2e, pytest.mark.timeout(2400)]
@@ -98,7 +98,7 @@ def open_operator(folder: Path, address: str) -> Iterator[Operator]:
     }
     compose = compose_files(folder / "operator")
     settings = tomllib.loads((compose / "operator" / "market.toml").read_text())
-    edited = {"rounds": ROUNDS, "deadline-s": 200, "absence-s": 30, "join-deadline-s": 300}
+    edited = {"rounds": ROUNDS, "deadline-s": 400, "absence-s": 30, "join-deadline-s": 300}
     (compose / "operator" / "market.toml").write_text(to_toml(settings | edited))
     with project(str(compose / "operator.yml"), **environment) as made:
         instead = {
@@ -199,7 +199,7 @@ def comes_in(there: House, times: int) -> None:
     """Wait until a SuperNode has been let in so often."""
 
     def let_in() -> bool:
-        said = docker("logs", there.project.container("supernode")["Id"])
+        said = logs(there.project.container("supernode")["Id"], "all")
         return said.count("SuperNode ID:") >= times
 
     there.project.wait_for(f"the SuperNode is let in, {times}", let_in, START_DEADLINE_S)
@@ -239,10 +239,14 @@ def exit_code(there: House) -> int | None:
 
 
 def refusals(operator: Project) -> int:
-    """Return how many the SuperLink has refused who hung up on its certificate."""
-    code = "import pathlib; print(pathlib.Path('/superlink/refusals.json').read_text())"
+    """Return how many hung up on the SuperLink's certificate; the first one makes the file."""
+    code = (
+        "import pathlib; file = pathlib.Path('/superlink/refusals.json');"
+        " print(file.read_text() if file.exists() else '{}')"
+    )
     volume = f"{operator.volume('superlink')}:/superlink"
-    return json.loads(docker(*server("python", volume), "-c", code))["counts"]["certificate"]
+    found = json.loads(docker(*server("python", volume), "-c", code))
+    return found["counts"]["certificate"] if found else 0
 
 
 def trade(operator: Operator, houses: dict[str, House], watcher: Watcher) -> None:
@@ -292,7 +296,6 @@ def free_port(address: str) -> int:
 
 def test_the_docs_lead_from_nothing_to_a_market_that_runs(followed):
     operator = followed["operator"]
-    assert "serve" in operator.said["run"]
     assert "balance" in operator.said["run"]
     assert set(NAMES) <= set(operator.seen["end"]["settled"]["0"])
     assert NEWCOMER not in operator.seen["end"]["settled"]["0"]
@@ -330,8 +333,8 @@ def test_an_expired_certificate_is_told_in_one_line_on_both_sides_and_a_renewed_
 
 def test_a_backup_of_a_market_that_runs_verifies(followed):
     operator = followed["operator"]
-    assert "backed up to /backup/ledger.db" in operator.said["backup"]
-    assert "verified" in operator.said["backup"]
+    assert re.search(r"^backed up to \S+/backup/ledger\.db$", operator.said["backup"], re.MULTILINE)
+    assert re.search(r"^verified: \d+ rounds", operator.said["backup"], re.MULTILINE)
 
 
 def test_whom_the_operator_expels_is_asked_no_more(followed):
