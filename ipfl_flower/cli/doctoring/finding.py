@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from ipfl_flower.cli.documents import KitError
 from ipfl_flower.cli.processes import LaunchError
@@ -95,22 +95,40 @@ class Finding:
         return {"check": self.check, "state": self.state, "line": self.line}
 
 
-def look(check: str, examine: Callable[[], Verdict]) -> Finding:
-    """Make a check; an expected error is its finding."""
-    return attempt(check, examine, lambda verdict: verdict)[1]
+@dataclass(frozen=True)
+class Attempt(Generic[T]):
+    """Something that later checks need, if it could be had.
 
-
-def attempt(
-    check: str, get: Callable[[], T], judge: Callable[[T], Verdict]
-) -> tuple[T | None, Finding]:
-    """Get something that later checks need, and judge it.
-
-    Returns
-    -------
-    value
-        None: there is none, and the finding says why.
+    Attributes
+    ----------
+    value : object or None
+        None: the finding says why there is none.
     finding : Finding
     """
+
+    value: T | None
+    finding: Finding
+
+    def needed(self) -> T:
+        """Return the value.
+
+        Raises
+        ------
+        NotKnownError
+            There is none.
+        """
+        if self.value is None:
+            raise NotKnownError(f"see {self.finding.check}")
+        return self.value
+
+
+def look(check: str, examine: Callable[[], Verdict]) -> Finding:
+    """Make a check; an expected error is its finding."""
+    return attempt(check, examine, lambda verdict: verdict).finding
+
+
+def attempt(check: str, get: Callable[[], T], judge: Callable[[T], Verdict]) -> Attempt[T]:
+    """Get something that later checks need, and judge it."""
     value: T | None = None
     try:
         value = found = get()
@@ -119,14 +137,7 @@ def attempt(
         verdict = warn(f"not known: {error}")
     except EXPECTED as error:
         verdict = fail(str(error))
-    return value, Finding(check, verdict.state, _one_line(verdict.line))
-
-
-def needed(value: T | None, check: str) -> T:
-    """Return what an earlier check got, or end this one for want of it."""
-    if value is None:
-        raise NotKnownError(f"see {check}")
-    return value
+    return Attempt(value, Finding(check, verdict.state, _one_line(verdict.line)))
 
 
 def _one_line(text: str) -> str:

@@ -9,6 +9,7 @@ from ipfl_flower.cli.authority import read_certificate
 from ipfl_flower.cli.bundle import stage_app
 from ipfl_flower.cli.doctoring.files import room, secrets_kept, writable
 from ipfl_flower.cli.doctoring.finding import (
+    Attempt,
     Finding,
     NotKnownError,
     State,
@@ -16,7 +17,6 @@ from ipfl_flower.cli.doctoring.finding import (
     attempt,
     fail,
     look,
-    needed,
     ok,
     warn,
     worst,
@@ -90,68 +90,68 @@ class Asked:
 
 def examine_institution(asked: Asked) -> Iterator[Finding]:
     """Make the checks of an institution's side, one after another."""
-    kit, finding = attempt("kit", lambda: Kit.read(asked.folder / "kit.json"), kit_good)
-    yield finding
-    yield look("versions", lambda: versions_fit(needed(kit, "kit")))
-    yield look("node key", lambda: key_is_the_kits(asked.folder, needed(kit, "kit")))
+    kit = attempt("kit", lambda: Kit.read(asked.folder / "kit.json"), kit_good)
+    yield kit.finding
+    yield look("versions", lambda: versions_fit(kit.needed()))
+    yield look("node key", lambda: key_is_the_kits(asked.folder, kit.needed()))
     yield look("secrets", lambda: secrets_kept(secret_files(asked)))
-    yield look("operator key", lambda: authority_is_the_kits(asked.folder, needed(kit, "kit")))
-    yield look("app bundles", lambda: bundles_allowed(asked.folder, needed(kit, "kit")))
+    yield look("operator key", lambda: authority_is_the_kits(asked.folder, kit.needed()))
+    yield look("app bundles", lambda: bundles_allowed(asked.folder, kit.needed()))
     yield from _examine_fleet(asked, kit)
     yield from _examine_trainer(asked, kit)
 
 
-def _examine_fleet(asked: Asked, kit: Kit | None) -> Iterator[Finding]:
+def _examine_fleet(asked: Asked, kit: Attempt[Kit]) -> Iterator[Finding]:
     ca = asked.folder / "ca.pem"
 
     def address() -> Address:
-        return Address.parse(needed(kit, "kit").fleet)
+        return Address.parse(kit.needed().fleet)
 
     yield look(
         "fleet address",
         lambda: reached(address().host, address().port, "ask the operator to start the SuperLink"),
     )
     yield look("fleet tls", lambda: trusted(str(address()), ca, FLEET_FIXES))
-    answer, finding = attempt(
+    answer = attempt(
         "clock",
         lambda: ask_fleet(str(address()), ca, asked.folder / FILE),
         FleetAnswer.clock,
     )
-    yield finding
+    yield answer.finding
     yield look(
         "registration",
         lambda: judge_key(
-            needed(answer, "clock"),
-            needed(kit, "kit").name,
-            fingerprint(load_public_key(needed(kit, "kit").public_key)),
+            answer.needed(),
+            kit.needed().name,
+            fingerprint(load_public_key(kit.needed().public_key)),
         ),
     )
 
 
-def _examine_trainer(asked: Asked, kit: Kit | None) -> Iterator[Finding]:
-    file, finding = attempt(
+def _examine_trainer(asked: Asked, kit: Attempt[Kit]) -> Iterator[Finding]:
+    file = attempt(
         "institution.toml", lambda: read_institution(asked), lambda _: ok(f"{asked.institution}")
     )
-    yield finding
+    yield file.finding
     if not asked.trainer.address.startswith("unix:"):
         yield look("trainer tls", lambda: trainer_tls(asked))
-    trainer, finding = attempt(
+    trainer = attempt(
         "trainer",
         lambda: describe(asked.trainer.address, asked.tls),
-        lambda found: trainer_fits(found, needed(kit, "kit")),
+        lambda found: trainer_fits(found, kit.needed()),
     )
-    yield finding
+    yield trainer.finding
 
     def described() -> Description:
-        return needed(trainer, "trainer")
+        return trainer.needed()
 
     def stated() -> InstitutionFile:
-        return needed(file, "institution.toml")
+        return file.needed()
 
     yield look("trainer versions", lambda: trainer_versions(described()))
-    yield look("device", lambda: device_used(described(), file))
+    yield look("device", lambda: device_used(described(), file.value))
     yield look("model layout", lambda: layout_known(described()))
-    yield look("receipt key", lambda: operator_key_pinned(stated(), needed(kit, "kit")))
+    yield look("receipt key", lambda: operator_key_pinned(stated(), kit.needed()))
     yield look("receipts folder", lambda: writable(stated().state_dir / "receipts"))
     yield look("disk", lambda: room(trainer_rooms(stated(), described())))
 

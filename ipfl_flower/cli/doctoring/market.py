@@ -48,7 +48,7 @@ def ledger_sound(ledger: Ledger) -> Verdict:
     return ok(f"{ledger.name} verifies: {len(ledger.rounds())} rounds, {head}")
 
 
-def contract_kept(settings: Settings, ledger: Ledger | None) -> Verdict:
+def contract_kept(settings: Settings, ledger: Ledger) -> Verdict:
     """Tell whether the key that signs receipts, and the terms, are those of the ledger's market.
 
     Raises
@@ -57,11 +57,9 @@ def contract_kept(settings: Settings, ledger: Ledger | None) -> Verdict:
         They are not, or the key can't be used.
     """
     file = settings.receipt_key_file
-    begun = ledger is not None and ledger.settings is not None
+    begun = ledger.settings is not None
     if not begun and not file.exists():
         return warn(f"{file} is not there yet: the first ipfl admit makes it")
-    if ledger is None:
-        raise NotKnownError("see ledger")
     key = public_hex(operator_key(ledger, settings).public_key())
     whose = "and the terms are the market's" if begun else "and the market has not begun"
     return ok(f"{file} is there, operator key {key}, {whose}")

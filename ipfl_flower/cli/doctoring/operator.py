@@ -20,7 +20,6 @@ from ipfl_flower.cli.doctoring.finding import (
     attempt,
     fail,
     look,
-    needed,
     ok,
 )
 from ipfl_flower.cli.doctoring.fleet import ask_fleet
@@ -99,46 +98,36 @@ class Operator:
 def examine_operator(operator: Operator) -> Iterator[Finding]:
     """Make the checks of the operator's side, one after another."""
     yield look("versions", lambda: versions_here("institutions need the same series"))
-    settings, finding = attempt(
+    settings = attempt(
         "market.toml",
         lambda: Settings.read(read_market(operator.market)),
         lambda _: ok(f"{operator.market} is valid"),
     )
-    yield finding
+    yield settings.finding
     yield look("certificates", lambda: certificates_good(operator))
-    yield look("secrets", lambda: secrets_kept(secret_files(operator, settings)))
+    yield look("secrets", lambda: secrets_kept(secret_files(operator, settings.value)))
     yield from _examine_fleet(operator)
-    nodes, finding = attempt("superlink", lambda: ask_nodes(operator), _superlink_there)
-    yield finding
+    nodes = attempt("superlink", lambda: ask_nodes(operator), _superlink_there)
+    yield nodes.finding
     with ExitStack() as stack:
-        ledger, finding = attempt(
+        ledger = attempt(
             "ledger",
-            lambda: stack.enter_context(open_ledger(needed(settings, "market.toml"))),
+            lambda: stack.enter_context(open_ledger(settings.needed())),
             ledger_sound,
         )
-        yield finding
-        yield look("receipt key", lambda: contract_kept(needed(settings, "market.toml"), ledger))
-        yield look(
-            "admissions",
-            lambda: admissions_kept(needed(ledger, "ledger"), needed(nodes, "superlink")),
-        )
-        tensors, finding = attempt(
+        yield ledger.finding
+        yield look("receipt key", lambda: contract_kept(settings.needed(), ledger.needed()))
+        yield look("admissions", lambda: admissions_kept(ledger.needed(), nodes.needed()))
+        tensors = attempt(
             "initial model",
-            lambda: initial_tensors(needed(settings, "market.toml")),
+            lambda: initial_tensors(settings.needed()),
             lambda found: ok(f"θ⁰ has {layout_line(found)}"),
         )
-        yield finding
-        yield look("models folder", lambda: writable(needed(settings, "market.toml").models_dir))
+        yield tensors.finding
+        yield look("models folder", lambda: writable(settings.needed().models_dir))
         yield look(
             "disk",
-            lambda: room(
-                rooms(
-                    operator,
-                    needed(settings, "market.toml"),
-                    needed(tensors, "initial model"),
-                    ledger,
-                )
-            ),
+            lambda: room(rooms(operator, settings.needed(), tensors.needed(), ledger.value)),
         )
     yield look("refusals", lambda: refused_lately(operator.superlink_folder))
 
