@@ -8,13 +8,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ipfl_flower.cli.doctoring.finding import Verdict, fail, ok, warn
+from ipfl_flower.cli.doctoring.finding import NotKnownError, Verdict, fail, ok, warn
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 def secrets_kept(files: Sequence[Path]) -> Verdict:
-    """Tell whether secrets can be read by this user, and by nobody else."""
+    """Tell whether secrets can be read by this user, and by nobody else.
+
+    Raises
+    ------
+    NotKnownError
+        None is here.
+    """
+    if not files:
+        raise NotKnownError("no secret is here")
     problems = [problem for file in files if (problem := secret_problem(file)) is not None]
     if problems:
         return fail("; ".join(problems))

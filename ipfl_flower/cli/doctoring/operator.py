@@ -149,13 +149,17 @@ def certificates_good(operator: Operator) -> Verdict:
     Raises
     ------
     KitError
-        One is missing, damaged, or expired.
+        One is damaged, expired, or for another host.
+    NotKnownError
+        The SuperLink's is kept elsewhere.
     """
     folder = operator.certificates
     ca = read_certificate(folder / "ca.pem")
     if operator.fleet is not None:
         read_authority(folder, operator.fleet)
     check_certificate(ca, str(folder / "ca.pem"), datetime.now(UTC))
+    if not (folder / "server.pem").exists():
+        raise NotKnownError(f"{folder} has no server.pem: look where the SuperLink runs, too")
     server = read_certificate(folder / "server.pem")
     try:
         server.verify_directly_issued_by(ca)
@@ -180,15 +184,14 @@ def certificates_good(operator: Operator) -> Verdict:
 
 
 def secret_files(operator: Operator, settings: Settings | None) -> list[Path]:
-    """List the files that nobody else may read; the CA's key is better kept elsewhere."""
-    folder = operator.certificates
-    files = [folder / "server.key", folder / "superexec.secret"]
-    optional = [folder / "ca.key"]
+    """List the files that are here and that nobody else may read."""
+    names = ("server.key", "superexec.secret", "ca.key")
+    files = [operator.certificates / name for name in names]
     if settings is not None:
-        optional.append(settings.receipt_key_file)
+        files.append(settings.receipt_key_file)
     if operator.superlink_folder is not None:
-        optional.append(operator.superlink_folder / "superlink.db")
-    return files + [file for file in optional if os.path.lexists(file)]
+        files.append(operator.superlink_folder / "superlink.db")
+    return [file for file in files if os.path.lexists(file)]
 
 
 def ask_nodes(operator: Operator) -> list[RegisteredNode]:
