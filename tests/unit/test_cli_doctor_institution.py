@@ -143,6 +143,19 @@ def test_the_operators_bundle_is_allowed_and_compared_with_ours(folder, kit, mon
     found = bundles_allowed(folder, kit)
     assert found.state is State.WARN
     assert BUNDLE in found.line
+
+
+def test_a_bundle_that_cannot_be_built_here_is_not_compared(folder, kit, monkeypatch):
+    def fails():
+        raise FileNotFoundError("package server_app is not installed")
+
+    monkeypatch.setattr(module, "installed_bundle", fails)
+    found = bundles_allowed(folder, kit)
+    assert found.state is State.WARN
+    assert "server_app is not installed" in found.line
+
+
+def test_a_bundle_that_is_not_allowed_is_named_with_the_command(folder, kit):
     (folder / "allowed").write_text("0c" * 32)
     found = bundles_allowed(folder, kit)
     assert found.state is State.FAIL

@@ -63,7 +63,8 @@ def judge_skew(skew_s: float | None, ahead_s: float, behind_s: float) -> Verdict
         return fail(f"this machine's clock and the SuperLink's are more than {hour} apart: {fix}")
     if abs(skew_s) <= SKEW_S:
         return ok(f"within {SKEW_S:g} s of the SuperLink's")
-    where = f"this machine's is {abs(skew_s):.0f} s {'behind' if skew_s > 0 else 'ahead of'}"
-    if -ahead_s < skew_s < behind_s:
-        return warn(f"{where} the SuperLink's, which is borne up to {ahead_s:g} s ahead: {fix}")
-    return fail(f"{where} the SuperLink's, which refuses that: {fix}")
+    line = (
+        f"this machine's is {abs(skew_s):.0f} s {'behind' if skew_s > 0 else 'ahead of'} the "
+        f"SuperLink's, which refuses who is {ahead_s:g} s ahead or {behind_s:g} s behind: {fix}"
+    )
+    return warn(line) if -ahead_s < skew_s < behind_s else fail(line)

@@ -39,6 +39,7 @@ from ipfl_flower.cli.flower import flower_cli
 from ipfl_flower.cli.greeting import Code
 from ipfl_flower.cli.kit import Kit
 from ipfl_flower.cli.node_keys import FILE, fingerprint, load_public_key, openssh, read_node_key
+from ipfl_flower.cli.processes import LaunchError
 from ipfl_flower.cli.supernode import TrainerAddress
 from ipfl_flower.cli.versions import check_versions
 from ipfl_flower.door.allowed import read_allowed
@@ -166,7 +167,11 @@ def kit_good(kit: Kit) -> Verdict:
     """
     kit.check_time()
     what = f"the kit of {kit.name}, for {kit.fleet}, is signed; its CA"
-    return lasting(kit.authority(), what, {**FLEET_FIXES, Code.CERTIFICATE_EXPIRED: "a new kit"})
+    return lasting(
+        kit.authority(),
+        what,
+        {**FLEET_FIXES, Code.CERTIFICATE_EXPIRED: "ask the operator for a new CA and kit"},
+    )
 
 
 def versions_fit(kit: Kit) -> Verdict:
@@ -220,7 +225,7 @@ def authority_is_the_kits(folder: Path, kit: Kit) -> Verdict:
             f"{folder / 'operator.key'} is not the key that signed the kit: "
             "run ipfl join with the kit again"
         )
-    return ok(f"{kit.operator_key}, ca.pem and operator.key are the kit's")
+    return ok(f"ca.pem and operator.key are the kit's, signed by {kit.operator_key}")
 
 
 def bundles_allowed(folder: Path, kit: Kit) -> Verdict:
@@ -230,14 +235,15 @@ def bundles_allowed(folder: Path, kit: Kit) -> Verdict:
     ------
     AllowedError
         The list of what may run is missing or damaged.
-    LaunchError
-        The bundle of what is installed can't be built.
     """
     allowed = read_allowed(folder)
     missing = [bundle for bundle in kit.bundles if bundle not in allowed]
     if missing:
         return fail(f"the operator's app may not run here: ipfl allow {folder} {missing[0]}")
-    own = installed_bundle()
+    try:
+        own = installed_bundle()
+    except (LaunchError, OSError) as error:
+        return warn(f"{kit.bundles[0]} is allowed; it can't be compared with what is here: {error}")
     if own not in kit.bundles:
         return warn(
             f"the operator's app {kit.bundles[0]} is allowed, and is another than what is "
@@ -247,7 +253,13 @@ def bundles_allowed(folder: Path, kit: Kit) -> Verdict:
 
 
 def installed_bundle() -> str:
-    """Return the SHA-256 of the app bundle that the installed sources make."""
+    """Return the SHA-256 of the app bundle that the installed sources make.
+
+    Raises
+    ------
+    LaunchError, OSError
+        It can't be built.
+    """
     with tempfile.TemporaryDirectory() as scratch, flower_cli("") as flower:
         return flower.bundle(stage_app(Path(scratch) / "app"))
 

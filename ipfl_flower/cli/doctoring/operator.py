@@ -214,7 +214,7 @@ def ask_nodes(operator: Operator) -> list[RegisteredNode]:
 
 def _superlink_there(nodes: list[RegisteredNode]) -> Verdict:
     online = sum(node.status == "online" for node in nodes)
-    return ok(f"its control API answers: {len(nodes)} keys, {online} online")
+    return ok(f"its control API answers; nodes known: {len(nodes)}, online: {online}")
 
 
 def rooms(
