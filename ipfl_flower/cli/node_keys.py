@@ -62,10 +62,23 @@ def load_node_key(folder: Path) -> ec.EllipticCurvePrivateKey:
     KitError
         It is missing, damaged, of another kind, or others may read it.
     """
+    key = read_node_key(folder)
     path = folder / FILE
-    content = read_file(path, "node key (ipfl join-request makes it)")
     if path.stat().st_mode & 0o077:
         raise KitError(f"{path} can be read by others: chmod 600 it")
+    return key
+
+
+def read_node_key(folder: Path) -> ec.EllipticCurvePrivateKey:
+    """Read an institution's node key, whoever else may read it.
+
+    Raises
+    ------
+    KitError
+        It is missing, damaged, or of another kind.
+    """
+    path = folder / FILE
+    content = read_file(path, "node key (ipfl join-request makes it)")
     try:
         key = load_ssh_private_key(content, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
