@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ipfl_flower.cli.certs import make_node_key, make_server_certificates, write_private
+from ipfl_flower.cli.executor import executor_command
 from ipfl_flower.cli.flower import SCRIPTS, FlowerCli
 from ipfl_flower.cli.processes import LaunchError, ProcessGroup, free_port, wait_for_port
 from ipfl_flower.cli.superlink_command import FLEET_API, superlink_command
@@ -21,11 +22,8 @@ START_DEADLINE_S = 60.0
 # Trainers that start at the same time share the cores while they load torch.
 TRAINER_DEADLINE_S = 180.0
 TRAINER_PATIENCE_S = 1.0
-# Of each process but the SuperLink: an executor ends when a busy SuperLink fails to answer once.
+# Of each process but the SuperLink.
 RESTARTS_MAX = 5
-# The operator's executor starts one server app a run, and ends, with the server app, when a poll
-# finds the SuperLink's database locked: the fewer the better.
-OPERATOR_POLL_S = 2.0
 
 # glibc: a block of 1 MiB or more (Flower's chunks have 5) goes back to the system when it is
 # freed, also after larger ones were; threads share two heaps instead of eight a processor.
@@ -139,12 +137,7 @@ class Fleet:
             wait_for_port(port, self._group, "superlink", deadline_s=START_DEADLINE_S, host=host)
         self._group.start(
             "superexec",
-            [
-                *("env", f"FLWR_SUPEREXEC_TASK_POLL_INTERVAL={OPERATOR_POLL_S}"),
-                *(SCRIPTS / "flower-superexec", "--root-certificates", files.ca),
-                *("--runtime-api-address", f"127.0.0.1:{self._control_port}"),
-                *("--superexec-auth-secret-file", secret),
-            ],
+            executor_command(f"127.0.0.1:{self._control_port}", secret, files.ca),
             restarts=RESTARTS_MAX,
         )
         self._write_connection()

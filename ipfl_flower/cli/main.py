@@ -17,6 +17,7 @@ from ipfl_flower.cli.certs_command import certs_app
 from ipfl_flower.cli.demo import DemoOptions, run_demo
 from ipfl_flower.cli.doctor import doctor_app
 from ipfl_flower.cli.documents import KitError
+from ipfl_flower.cli.executor import executor
 from ipfl_flower.cli.join import join, join_request
 from ipfl_flower.cli.ledger import ledger_app
 from ipfl_flower.cli.processes import LaunchError
@@ -40,6 +41,7 @@ cli.add_typer(receipts_app, name="receipts")
 cli.add_typer(certs_app, name="certs")
 cli.add_typer(doctor_app, name="doctor")
 cli.command()(trainer)
+cli.command()(executor)
 for command in (join_request, admit, join, expel, allow, superlink, supernode):
     cli.command()(command)
 

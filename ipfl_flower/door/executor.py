@@ -50,10 +50,22 @@ def serve(runtime: str, secret: Path, folder: Path) -> None:
     folder : Path
         The institution's: its file ``allowed`` is read anew for every message.
     """
-    client = RuntimeHttpClient.from_server_address(
+    client = runtime_client(runtime, secret)
+    _wait_for(runtime)
+    request = AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP])
+    while True:
+        answer = client.AcquireTask(request)
+        if answer.HasField("task") and answer.token:
+            _run(runtime, answer.token, folder)
+        time.sleep(POLL_S)
+
+
+def runtime_client(runtime: str, secret: Path, ca: Path | None = None) -> RuntimeHttpClient:
+    """Return a client of a Runtime API that shows the SuperExec secret; `ca` None: without TLS."""
+    return RuntimeHttpClient.from_server_address(
         runtime,
-        insecure=True,
-        root_certificates=None,
+        insecure=ca is None,
+        root_certificates=None if ca is None else ca.read_bytes(),
         interceptors=[
             RuntimeVersionHttpInterceptor(component_name="SuperExec"),
             SuperExecAuthHttpInterceptor(
@@ -63,13 +75,6 @@ def serve(runtime: str, secret: Path, folder: Path) -> None:
         ],
         retry_invoker=make_simple_http_retry_invoker(),
     )
-    _wait_for(runtime)
-    request = AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP])
-    while True:
-        answer = client.AcquireTask(request)
-        if answer.HasField("task") and answer.token:
-            _run(runtime, answer.token, folder)
-        time.sleep(POLL_S)
 
 
 def _wait_for(runtime: str) -> None:
