@@ -2,14 +2,14 @@
 
 import numpy as np
 import pytest
-from flwr.app import Error, Message
+from flwr.app import ConfigRecord, Error, Message
 from support.fake_grid import FakeGrid
 from support.institutions import FakeInstitution, theta0
 
 from ipfl_flower import strategy as strategy_module
 from ipfl_flower.ledger import Ledger, LedgerError, State
 from ipfl_flower.market import Terms
-from ipfl_flower.protocol import array_record
+from ipfl_flower.protocol import PROTOCOL, array_record
 from ipfl_flower.receipts import SignedReceipt, check, verify_signature
 from ipfl_flower.receipts.encoding import canonical
 from ipfl_flower.resume import ResumeError
@@ -430,6 +430,36 @@ def test_a_stolen_name_is_not_admitted(market):
 
     with pytest.raises(MarketError, match="3 of 4"):
         market(four(), prepare=prepare)
+
+
+def speaking(records, protocol):
+    records["config"] = ConfigRecord({**dict(records["config"]), "protocol": protocol})
+
+
+@pytest.mark.parametrize("end", ["reply", "request"])
+def test_an_institution_of_another_protocol_fails_by_name_and_the_market_goes_on(market, end):
+    institutions = four()
+    behind = PROTOCOL + 1 if end == "request" else PROTOCOL - 1
+
+    def other(message):
+        # Until it is upgraded, in round 2.
+        upgraded = message.content["config"]["round"] == 2
+        if end == "request" and not upgraded:
+            speaking(message.content, behind)
+        reply = institutions["alder"](message)
+        if end == "reply" and not upgraded:
+            speaking(reply.content, behind)
+        return reply
+
+    _, ledger = market({**institutions, "alder": other})
+    assert [item.state for item in ledger.rounds()] == [State.DELIVERED] * 3
+    assert [item.participants for item in ledger.rounds()] == [3, 3, 4]
+    for number in (0, 1):
+        assert list(ledger.state(number).failed) == [0]
+        reason = ledger.state(number).failed[0]
+        assert f"protocol {PROTOCOL}" in reason
+        assert "upgrade the SuperNode's bundle" in reason
+    assert ledger.verify() == []
 
 
 def test_more_samples_than_the_contract_allows_are_refused(market):
