@@ -94,7 +94,10 @@ def run(
         float, typer.Option(min=0, help="Seconds that the SuperLink may be out of reach.")
     ] = 600.0,
 ) -> None:
-    """Submit a market and keep it going: when its server app dies, it is resumed."""
+    """Submit a market and keep it going: when its server app dies, it is resumed.
+
+    SIGTERM and Ctrl-C stop the market within its round; --resume goes on with it.
+    """
     with _interruptible():
         run_market(market, superlink, _console(), resume=resume, patience_s=patience)
 

@@ -408,6 +408,53 @@ def test_an_institution_that_lost_its_disk_is_sent_the_initial_model_again(marke
     assert roles[:2] == ["initial", "initial"]
 
 
+@pytest.mark.parametrize(
+    ("back_after_s", "participants"), [(20.0, [4, 4, 4, 4]), (500.0, [4, 3, 3, 3])]
+)
+def test_a_node_that_restarts_between_two_rounds_is_waited_for_once(
+    market, back_after_s, participants
+):
+    began = []
+
+    def prepare(grid, ledger):
+        commit = ledger.commit
+
+        def committing(settlement):
+            commit(settlement)
+            if settlement.round == 0:
+                grid.go_offline("alder")
+                grid.at(grid.now + back_after_s, lambda: grid.come_back("alder"))
+            began.append(grid.now)
+
+        ledger.commit = committing
+
+    _, ledger = market(four(), prepare=prepare, rounds=4, **{"absence-s": 90.0})
+    assert [item.participants for item in ledger.rounds()] == participants
+    assert began[1] - began[0] == pytest.approx(min(back_after_s, 90.0), abs=5.0)
+    assert began[3] - began[1] < 10.0
+    assert ledger.verify() == []
+
+
+@pytest.mark.parametrize("goes", ["left", "expelled"])
+def test_who_went_for_good_is_not_waited_for_between_two_rounds(market, goes):
+    def prepare(grid, ledger):
+        commit = ledger.commit
+
+        def committing(settlement):
+            commit(settlement)
+            if settlement.round == 1:
+                grid.go_offline("alder")
+                if goes == "expelled":
+                    ledger.expel("alder", "sold noise")
+
+        ledger.commit = committing
+
+    leaves = {"leaves_in_round": 1} if goes == "left" else {}
+    grid, ledger = market(four(**leaves), prepare=prepare, rounds=4, **{"absence-s": 90.0})
+    assert [item.participants for item in ledger.rounds()][2:] == [3, 3]
+    assert grid.now < 30.0
+
+
 def test_the_messages_live_as_long_as_the_round_waits(market, tmp_path):
     grid = FakeGrid(four())
     settings = Settings.read(
