@@ -13,6 +13,7 @@ from rich.console import Console
 
 from ipfl_flower.cli.admit import admit, expel
 from ipfl_flower.cli.allow import allow
+from ipfl_flower.cli.bundle_command import bundle
 from ipfl_flower.cli.certs_command import certs_app
 from ipfl_flower.cli.demo import DemoOptions, run_demo
 from ipfl_flower.cli.documents import KitError
@@ -38,7 +39,7 @@ cli.add_typer(ledger_app, name="ledger")
 cli.add_typer(receipts_app, name="receipts")
 cli.add_typer(certs_app, name="certs")
 cli.command()(trainer)
-for command in (join_request, admit, join, expel, allow, superlink, supernode):
+for command in (bundle, join_request, admit, join, expel, allow, superlink, supernode):
     cli.command()(command)
 
 

@@ -39,9 +39,20 @@ class Upgrade:
         # Another comment in its client app is enough for another bundle.
         with (self.versions["new"] / "client_app" / "main.py").open("a") as app:
             app.write("# the new version\n")
-        self.bundles = {
-            version: market.flower.bundle(sources) for version, sources in self.versions.items()
-        }
+        self.bundles = {version: self.bundle(version) for version in self.versions}
+
+    def bundle(self, version):
+        """Return what `ipfl bundle` says."""
+        environment = {**os.environ, "PYTHONPATH": str(self.versions[version])}
+        done = subprocess.run(
+            [*IPFL, "bundle"],
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+            timeout=60,
+        )
+        return done.stdout.strip()
 
     @property
     def ledger_file(self):
@@ -64,7 +75,9 @@ class Upgrade:
         address = f"unix://{self.sockets / name}.sock"
         command = [*IPFL, "trainer", self.institutions[name], "--listen", address]
         self.start(f"trainer-{name}", command, version)
-        with TrainerClient(address) as client:
+
+    def wait_for_trainer(self, name):
+        with TrainerClient(f"unix://{self.sockets / name}.sock") as client:
             wait_until(lambda: client.describe(deadline_s=START_S), f"the trainer of {name}")
 
     def start_supernode(self, name, version):
@@ -148,6 +161,8 @@ def test_every_part_is_upgraded_one_at_a_time_and_no_round_is_lost(tmp_path):
             market.flower.register(name, join(folder, market.fleet, market.ca, bundle=old))
             upgrade.start_trainer(name, "old")
             upgrade.start_supernode(name, "old")
+        for name in upgrade.institutions:
+            upgrade.wait_for_trainer(name)
 
         with upgrade.run("old") as (run, printed):
             upgrade.wait_for_round(printed)
@@ -155,6 +170,7 @@ def test_every_part_is_upgraded_one_at_a_time_and_no_round_is_lost(tmp_path):
             for name in upgrade.institutions:
                 upgrade.end(f"trainer-{name}", 0)
                 upgrade.start_trainer(name, "new")
+                upgrade.wait_for_trainer(name)
                 upgrade.end(f"supernode-{name}", 0)
                 upgrade.start_supernode(name, "new")
                 command = [str(part) for part in (*IPFL, "allow", upgrade.node_folder(name), new)]
