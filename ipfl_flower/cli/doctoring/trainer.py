@@ -12,7 +12,7 @@ from ipfl_flower.cli.documents import KitError
 from ipfl_flower.cli.kit import Kit
 from ipfl_flower.cli.versions import check_versions, own_versions
 from ipfl_flower.trainer_api import Description, Tls, TrainerClient
-from ipfl_flower.trainer_api.messages import PROTOCOL
+from ipfl_flower.trainer_api.speaker import PROTOCOL
 
 PATIENCE_S = 2.0
 DESCRIBE_S = 20.0
