@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from flwr.proto.runtime_pb2 import AcquireTaskRequest
@@ -32,6 +32,9 @@ from ipfl_flower.door.allowed import AllowedError, read_allowed
 
 # Run as a file: it must not have this package loaded, since a bundle brings a copy of its own.
 CLIENT_APP = Path(__file__).with_name("clientapp.py")
+# Of the environment, what a client app gets: where things are, the language, and how libraries run.
+CLIENT_NAMES = {"PATH", "HOME", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "NO_PROXY", "no_proxy"}
+CLIENT_PREFIXES = ("LC_", "PYTHON", "FLWR_", "GRPC_", "MALLOC_", "OMP_")
 POLL_S = 0.2
 START_S = 60.0
 
@@ -101,10 +104,25 @@ def _run(runtime: str, token: str, folder: Path) -> None:
     # -P: only what is installed can be imported before the bundle has been checked. The token goes
     # through a pipe: a command line is everybody's to read.
     ended = subprocess.run(  # noqa: S603
-        [sys.executable, "-P", CLIENT_APP], input=json.dumps(task).encode(), check=False
+        [sys.executable, "-P", CLIENT_APP],
+        input=json.dumps(task).encode(),
+        env=client_environment(os.environ),
+        check=False,
     )
     if ended.returncode != 0:
         logger.error("the client app's process ended with exit code %d", ended.returncode)
+
+
+def client_environment(ours: Mapping[str, str]) -> dict[str, str]:
+    """Return what a client app sees of our environment: a password in the rest isn't its business.
+
+    It runs as the same user, though: this hides, and locks nothing.
+    """
+    return {
+        name: value
+        for name, value in ours.items()
+        if name in CLIENT_NAMES or name.startswith(CLIENT_PREFIXES)
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
