@@ -73,7 +73,8 @@ VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 REVISION = $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
 # cuda or cpu: which torch the trainer's image has.
 TORCH ?= cuda
-image-trainer: BUILD_ARGS = --build-arg TORCH=$(TORCH)
+TORCH_INDEX ?=
+image-trainer: BUILD_ARGS = --build-arg TORCH=$(TORCH) --build-arg TORCH_INDEX=$(TORCH_INDEX)
 images: $(patsubst docker/%.Dockerfile,image-%,$(wildcard docker/*.Dockerfile))
 
 image-%: docker/%.Dockerfile

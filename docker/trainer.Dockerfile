@@ -1,7 +1,8 @@
 # An institution's trainer: torch, and what reads the data. It needs no network.
 #
 #   docker build -f docker/trainer.Dockerfile -t ipfl-trainer .                           with CUDA
-#   docker build -f docker/trainer.Dockerfile -t ipfl-trainer --build-arg TORCH=cpu .     a third of it
+#   docker build -f docker/trainer.Dockerfile -t ipfl-trainer --build-arg TORCH=cpu .     a third of it,
+#                                                  and --build-arg TORCH_INDEX=PyTorch's index for the CPU
 #
 # or: make image-trainer [TORCH=cpu]. It runs with a read-only root file system and a tmpfs on /tmp.
 # It builds with BuildKit and without.
@@ -24,16 +25,17 @@ RUN python3 -m pip --python /opt/ipfl/bin/python install --constraint constraint
     # With it Flower installs what an operator's app asks for. Here nothing is installed at run time.
     && python3 -m pip --python /opt/ipfl/bin/python uninstall --yes uv
 
-# torch is a layer of its own. Its CPU build has a version of its own (+cpu), which is not on PyPI: it
-# is taken from where pip is told to look, or else from PyTorch's own index.
+# torch is a layer of its own. Its CPU build has a version of its own (+cpu), which is not on PyPI: give
+# the index for the CPU that PyTorch's installation page names, unless pip is configured to look there.
 FROM dependencies AS torch
 ARG TORCH=cuda
-ARG TORCH_CPU_INDEX=https://download.pytorch.org/whl/cpu
+ARG TORCH_INDEX=
 COPY --from=requirements /src/trainer.txt ./
 RUN wanted=$(cat trainer.txt) \
     && install="python3 -m pip --python /opt/ipfl/bin/python install --root /extra --constraint constraints.txt" \
     && case "$TORCH" in \
-        cpu) $install "$wanted+cpu" || $install --extra-index-url "$TORCH_CPU_INDEX" "$wanted+cpu" ;; \
+        cpu) $install ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} "$wanted+cpu" \
+            || { echo "no CPU build of torch: give --build-arg TORCH_INDEX=URL, PyTorch's index for the CPU" >&2; exit 1; } ;; \
         cuda) $install "$wanted" ;; \
         *) echo "TORCH is $TORCH: give cuda or cpu" >&2; exit 1 ;; \
     esac \

@@ -31,6 +31,12 @@ _PIECE = re.compile(r"(?P<name>.*)#(?P<k>\d{1,9})/(?P<n>\d{1,9})", re.DOTALL)
 # Within one of those chunks.
 PACK_BYTES = 2**22
 _PACK = "#["
+# What the reader of a pack's name spends on it is bounded by these.
+NAME_LENGTH_MAX = 1_000
+PACK_TENSORS_MAX = 500
+_KEY_LENGTH_MAX = 2**20  # characters: enough for so many names, quotes in them escaped
+TENSORS_MAX = 2**16
+_DIMENSIONS_MAX = 64  # NumPy's own
 
 _READ_HEADER = {
     (1, 0): np.lib.format.read_array_header_1_0,
@@ -48,20 +54,28 @@ def array_record(arrays: Mapping[str, Tensor]) -> ArrayRecord:
     Raises
     ------
     ProtocolError
-        If a tensor is named like a pack of tensors or a piece of one.
+        If there are too many tensors, or one is named like a pack of tensors or a piece of one, or
+        has too long a name.
     """
     record = ArrayRecord()
+    if len(arrays) > TENSORS_MAX:
+        raise ProtocolError(f"the model has {len(arrays)} tensors, at most {TENSORS_MAX} travel")
     packs: dict[np.dtype[Any], _Pack] = {}
     for position, name in enumerate(arrays):
         if name.startswith(_PACK) or _PIECE.fullmatch(name):
             raise ProtocolError(f"tensor {name!r} is named like a pack or a piece: rename it")
+        if len(name) > NAME_LENGTH_MAX or not name.isprintable():
+            raise ProtocolError(
+                f"tensor {reprlib.repr(name)} has a name of {len(name)} characters: at most "
+                f"{NAME_LENGTH_MAX} printable ones are taken"
+            )
         tensor = np.asarray(arrays[name])
         if tensor.nbytes > PACK_BYTES:
             for key, piece in _pieces(name, tensor):
                 record[key] = Array(piece)
             continue
         pack = packs.setdefault(tensor.dtype, _Pack())
-        if pack.nbytes + tensor.nbytes > PACK_BYTES:
+        if pack.nbytes + tensor.nbytes > PACK_BYTES or len(pack) == PACK_TENSORS_MAX:
             record[pack.key] = pack.array()
             pack = packs[tensor.dtype] = _Pack()
         pack.add(position, name, tensor)
@@ -120,6 +134,9 @@ class _Pack:
         self._entries: list[tuple[int, str, tuple[int, ...]]] = []
         self._flat: list[Tensor] = []
 
+    def __len__(self) -> int:
+        return len(self._entries)
+
     def add(self, position: int, name: str, tensor: Tensor) -> None:
         self.nbytes += tensor.nbytes
         self._entries.append((position, name, tensor.shape))
@@ -127,7 +144,7 @@ class _Pack:
 
     @property
     def key(self) -> str:
-        return "#" + json.dumps(self._entries)
+        return "#" + json.dumps(self._entries, ensure_ascii=False)
 
     def array(self) -> Array:
         return Array(np.concatenate(self._flat))
@@ -137,7 +154,7 @@ def _unpacked(key: str, pack: Tensor) -> Iterator[tuple[int, tuple[str, Tensor]]
     """Yield position, name and tensor of what lies in a pack, as its key says."""
     end = 0
     try:
-        for position, name, shape in map(_entry, json.loads(key[1:])):
+        for position, name, shape in _entries(key):
             start, end = end, end + math.prod(shape)
             yield position, (name, pack[start:end].reshape(shape))
     except (ValueError, TypeError, IndexError, OverflowError, RecursionError) as error:
@@ -148,19 +165,31 @@ def _unpacked(key: str, pack: Tensor) -> Iterator[tuple[int, tuple[str, Tensor]]
         )
 
 
-def _entry(entry: Any) -> tuple[int, str, list[int]]:
-    position, name, shape = entry
-    if type(position) is not int or type(name) is not str or type(shape) is not list:
-        raise ValueError("an entry is a position, a name and a shape")
-    if any(type(n) is not int or n < 0 for n in shape):
-        raise ValueError(f"the shape is {reprlib.repr(shape)}")
-    return position, name, shape
+def _entries(key: str) -> Iterator[tuple[int, str, list[int]]]:
+    """Yield what a pack's key says; a hostile one costs no more than an honest one."""
+    if len(key) > _KEY_LENGTH_MAX:
+        raise ValueError(f"its name has {len(key)} characters")
+    entries = json.loads(key[1:])
+    if len(entries) > PACK_TENSORS_MAX:
+        raise ValueError(f"it holds {len(entries)} tensors, at most {PACK_TENSORS_MAX} are taken")
+    for position, name, shape in entries:
+        if type(position) is not int or type(name) is not str or type(shape) is not list:
+            raise ValueError("an entry is a position, a name and a shape")
+        if not 0 <= position < TENSORS_MAX:
+            raise ValueError(f"a position is {reprlib.repr(position)}")
+        if len(shape) > _DIMENSIONS_MAX or any(
+            type(n) is not int or not 0 <= n < 2**63 for n in shape
+        ):
+            raise ValueError(f"a shape is {reprlib.repr(shape)}")
+        yield position, name, shape
 
 
 def _in_order(
     packed: dict[int, tuple[str, Tensor]], loose: list[tuple[str, Tensor]]
 ) -> dict[str, Tensor]:
     """Return tensors as they were written: the packed at their positions, the others between."""
+    if len(packed) + len(loose) > TENSORS_MAX:
+        raise ProtocolError(f"more than {TENSORS_MAX} tensors came")
     others = iter(loose)
     arrays: dict[str, Tensor] = {}
     for position in range(len(packed) + len(loose)):

@@ -15,6 +15,7 @@ from ipfl_flower.cli.admit import admit, expel
 from ipfl_flower.cli.allow import allow
 from ipfl_flower.cli.certs_command import certs_app
 from ipfl_flower.cli.demo import DemoOptions, run_demo
+from ipfl_flower.cli.doctor import doctor_app
 from ipfl_flower.cli.documents import KitError
 from ipfl_flower.cli.join import join, join_request
 from ipfl_flower.cli.ledger import ledger_app
@@ -37,6 +38,7 @@ cli = typer.Typer(
 cli.add_typer(ledger_app, name="ledger")
 cli.add_typer(receipts_app, name="receipts")
 cli.add_typer(certs_app, name="certs")
+cli.add_typer(doctor_app, name="doctor")
 cli.command()(trainer)
 for command in (join_request, admit, join, expel, allow, superlink, supernode):
     cli.command()(command)

@@ -89,18 +89,23 @@ def test_a_tensor_may_not_be_named_like_a_pack_or_a_piece(name):
     [
         ([[0, "w", [2]]], r"has shape \(3,\), not \(2,\)"),
         ([[0, "w", [4]]], "can't be read"),
-        ([[0, "w", [2**70, 0]], [1, "v", [3]]], "can't be read"),
+        ([[0, "w", [2**62, 4, 0]], [1, "v", [3]]], "can't be read"),
         ([[0, "w", [0] * 99], [1, "v", [3]]], "can't be read"),
-        ([[0, "w", [-3]]], "the shape is"),
-        ([[0, "w", [3.0]]], "the shape is"),
-        ([[0, "w", [True, 3]]], "the shape is"),
+        ([[0, "w", [-3]]], "a shape is"),
+        ([[0, "w", [3.0]]], "a shape is"),
+        ([[0, "w", [True, 3]]], "a shape is"),
         ([[0, 7, [3]]], "a position, a name and a shape"),
         ([["0", "w", [3]]], "a position, a name and a shape"),
         ([[0, "w", 3]], "a position, a name and a shape"),
         ([[0, "w"]], "can't be read"),
         ([5], "can't be read"),
         ([[1, "w", [3]]], "no tensor is number 0 of 1"),
-        ([[-1, "w", [3]]], "no tensor is number 0 of 1"),
+        ([[-1, "w", [3]]], "a position is -1"),
+        ([[10**4000, "w", [3]]], "a position is 1000"),
+        ([[0, "w", [10**4000] * 200]], "a shape is"),
+        ([[0, "w", [2**63, 0]]], "a shape is"),
+        ([[k, f"w{k}", [0]] for k in range(501)], "holds 501 tensors, at most 500"),
+        ([[0, "w" * 2**20, [3]]], "its name has 1048"),
         ([[0, "w", [1]], [0, "v", [2]]], "two tensors are said to be number 0"),
         ([[0, "w", [1]], [1, "w", [2]]], "'w' comes twice"),
     ],
@@ -115,6 +120,33 @@ def test_a_pack_that_is_not_what_it_says_is_refused(entries, said):
 def test_a_pack_whose_name_says_nothing_is_refused(key):
     with pytest.raises(ProtocolError, match="can't be read"):
         read_arrays(ArrayRecord({key: Array(np.float32([1, 2, 3]))}), keep=False)
+
+
+def test_a_model_of_very_many_tensors_travels_in_several_packs_or_not_at_all(monkeypatch):
+    monkeypatch.undo()
+    model = {f"w{k}": np.float32([k]) for k in range(1201)}
+    record = array_record(model)
+    assert len(record) == 3
+    same(read_arrays(record, keep=True), model)
+    monkeypatch.setattr(wire, "TENSORS_MAX", 1200)
+    with pytest.raises(ProtocolError, match="has 1201 tensors, at most 1200 travel"):
+        array_record(model)
+    with pytest.raises(ProtocolError, match="a position is 1200"):
+        read_arrays(record, keep=True)
+    with pytest.raises(ProtocolError, match="more than 1200 tensors came"):
+        read_arrays(ArrayRecord({name: Array(value) for name, value in model.items()}), keep=True)
+
+
+@pytest.mark.parametrize("name", ["w" * 1001, "w\n"])
+def test_a_tensor_of_too_long_a_name_does_not_travel(name):
+    with pytest.raises(ProtocolError, match="characters: at most 1000 printable ones are taken"):
+        array_record({name: MODEL["bias"]})
+
+
+@pytest.mark.parametrize("letter", ['"', "\U0001f41d"])
+def test_long_names_of_many_tensors_are_read_back(letter):
+    model = {letter * 996 + f"{k:04}": np.zeros((0, 12345), np.int16) for k in range(1000)}
+    same(read_arrays(array_record(model), keep=True), model)
 
 
 def test_a_tensor_may_not_come_in_a_pack_and_beside_it():
