@@ -1,11 +1,12 @@
 """``ipfl executor``: becomes the program that starts server apps, and doesn't import it."""
 
 import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from ipfl_flower.cli.processes import PYTHON
 
 MODULE = "ipfl_flower.cli.server_executor"
 
@@ -22,7 +23,7 @@ def executor_command(runtime: str, secret: Path, ca: Path | None) -> list[str]:
     ca : Path or None
         Who signed the SuperLink's certificate; None: it has no TLS.
     """
-    command = [sys.executable, "-P", "-m", MODULE, "--runtime", runtime, "--secret", str(secret)]
+    command = [*PYTHON, MODULE, "--runtime", runtime, "--secret", str(secret)]
     return command if ca is None else [*command, "--root-certificates", str(ca)]
 
 

@@ -3,7 +3,6 @@
 import json
 import os
 import secrets
-import sys
 import threading
 import time
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from ipfl_flower.cli.certs import make_node_key, make_server_certificates, write
 from ipfl_flower.cli.executor import executor_command
 from ipfl_flower.cli.flower import SCRIPTS, FlowerCli
 from ipfl_flower.cli.flower_versions import fleet_api
-from ipfl_flower.cli.processes import LaunchError, ProcessGroup, free_port, wait_for_port
+from ipfl_flower.cli.processes import PYTHON, LaunchError, ProcessGroup, free_port, wait_for_port
 from ipfl_flower.cli.superlink_command import superlink_command
 from ipfl_flower.trainer_api import TrainerClient, TrainerUnreachableError
 
@@ -152,7 +151,7 @@ class Fleet:
         self._group.start(
             f"trainer-{node.name}",
             [
-                *(sys.executable, "-m", "ipfl_flower.trainer.serve", node.institution_file),
+                *(*PYTHON, "ipfl_flower.trainer.serve", node.institution_file),
                 *("--listen", self._trainer_address(node)),
             ],
             restarts=RESTARTS_MAX,

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, cast
@@ -34,6 +34,9 @@ from ipfl_flower.door.allowed import AllowedError, read_allowed
 
 # Run as a file: it must not have this package loaded, since a bundle brings a copy of its own.
 CLIENT_APP = Path(__file__).with_name("clientapp.py")
+# Of the environment, what a client app gets: where things are, the language, and how libraries run.
+CLIENT_NAMES = {"PATH", "HOME", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "NO_PROXY", "no_proxy"}
+CLIENT_PREFIXES = ("LC_", "PYTHON", "FLWR_", "GRPC_", "MALLOC_", "OMP_")
 POLL_S = 0.2
 START_S = 60.0
 # From its reply until a client app has ended.
@@ -134,11 +137,25 @@ def _start(runtime: str, token: str, folder: Path) -> "subprocess.Popen[bytes]":
     # -P: only what is installed can be imported before the bundle has been checked. The token goes
     # through a pipe: a command line is everybody's to read.
     process = subprocess.Popen(  # noqa: S603
-        [sys.executable, "-P", CLIENT_APP], stdin=subprocess.PIPE
+        [sys.executable, "-P", CLIENT_APP],
+        stdin=subprocess.PIPE,
+        env=client_environment(os.environ),
     )
     with suppress(BrokenPipeError), cast("IO[bytes]", process.stdin) as pipe:
         pipe.write(json.dumps(task).encode())
     return process
+
+
+def client_environment(ours: Mapping[str, str]) -> dict[str, str]:
+    """Return what a client app sees of our environment: a password in the rest isn't its business.
+
+    It runs as the same user, though: this hides, and locks nothing.
+    """
+    return {
+        name: value
+        for name, value in ours.items()
+        if name in CLIENT_NAMES or name.startswith(CLIENT_PREFIXES)
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

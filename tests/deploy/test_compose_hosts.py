@@ -1,5 +1,6 @@
 """operator.yml and institution.yml as on hosts of their own: what their first lines say, done."""
 
+import re
 import shutil
 import socket
 import tomllib
@@ -80,13 +81,18 @@ def institution(name: str, folder: Path):
 
 def join(operator: Project, desk: Path, name: str, there: Project, kit: Path) -> None:
     """Carry the request to the operator and the kit back, and start."""
-    there.compose("run", "--rm", "join-request")
+    said = there.compose("run", "--rm", "-T", "join-request")
+    [fingerprint] = re.findall(r"SHA256:\S+", said)
     shutil.move(kit / f"{name}.request.json", desk)
     request, answer = f"/operator/{name}.request.json", f"{name}.kit.json"
-    operator.compose("run", "--rm", "admit", request, "--kit", f"/operator/{answer}")
+    said = operator.compose(
+        *("run", "--rm", "-T", "admit", request, "--kit", f"/operator/{answer}"),
+        *("--fingerprint", fingerprint),
+    )
+    [key] = re.findall(r"operator key, .*: ([0-9a-f]{64})", said)
     shutil.move(desk / answer, kit)
     (kit / answer).chmod(0o644)
-    there.compose("run", "--rm", "join", f"/kit/{answer}")
+    there.compose("run", "--rm", "join", f"/kit/{answer}", "--operator", key)
     there.up()
 
 

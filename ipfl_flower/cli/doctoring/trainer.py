@@ -86,11 +86,6 @@ def trainer_versions(trainer: Description) -> Verdict:
     check_versions(
         {**own_versions(), "ipfl-flower": theirs.get("ipfl-flower", "missing")}, "the trainer"
     )
-    if theirs.get("protocol") != PROTOCOL:
-        return fail(
-            f"the trainer speaks protocol {theirs.get('protocol')}, and {PROTOCOL} is spoken here: "
-            "install the same version of ipfl-flower on both sides"
-        )
     return ok(
         f"the trainer has ipfl-flower {theirs['ipfl-flower']}, torch {theirs.get('torch')}, "
         f"protocol {PROTOCOL}"
