@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
+from cryptography import x509
+
 from ipfl_flower.cli.processes import LaunchError
 
 CONNECT_S = 5.0
@@ -57,7 +59,37 @@ def certificate_fault(fleet: str, ca: Path) -> Fault | None:
     OSError
         If the SuperLink can't be reached: nothing is known of its certificate.
     """
-    host, _, port = fleet.rpartition(":")
+    try:
+        shown_certificate(fleet, ca)
+    except ssl.SSLCertVerificationError as error:
+        return _fault(fleet, ca, error)
+    return None
+
+
+def shown_certificate(
+    address: str, ca: Path, own: tuple[Path, Path] | None = None
+) -> x509.Certificate:
+    """Return the certificate that a server shows, if it is good.
+
+    Parameters
+    ----------
+    address : str
+        HOST:PORT.
+    ca : Path
+        PEM, the certificate that the server's is checked against.
+    own : (Path, Path), optional
+        Certificate and key to show in turn, PEM.
+
+    Raises
+    ------
+    LaunchError
+        If `ca` is no certificate, or `own` no certificate and its key.
+    ssl.SSLCertVerificationError
+        If the server's certificate is not good: `certificate_code` tells why.
+    OSError
+        If nothing is known of it: the server can't be reached, or ends the handshake.
+    """
+    host, _, port = address.rpartition(":")
     host = host.strip("[]")
     try:
         context = ssl.create_default_context(cafile=str(ca))
@@ -65,39 +97,55 @@ def certificate_fault(fleet: str, ca: Path) -> Fault | None:
         raise LaunchError(
             f"{ca} is no certificate in PEM: run ipfl join with the kit again"
         ) from error
+    if own is not None:
+        try:
+            context.load_cert_chain(*own)
+        except ssl.SSLError as error:
+            raise LaunchError(f"{own[0]} and {own[1]} are no certificate and its key") from error
     context.set_alpn_protocols(["h2"])
-    try:
-        with (
-            socket.create_connection((host, int(port)), CONNECT_S) as raw,
-            context.wrap_socket(raw, server_hostname=host),
-        ):
-            return None
-    except ssl.SSLCertVerificationError as error:
-        return _fault(fleet, ca, error)
+    with (
+        socket.create_connection((host, int(port)), CONNECT_S) as raw,
+        context.wrap_socket(raw, server_hostname=host) as connection,
+    ):
+        shown = connection.getpeercert(binary_form=True)
+    if shown is None:  # Not while verification is on.
+        raise LaunchError(f"{address} showed no certificate")
+    return x509.load_der_x509_certificate(shown)
+
+
+def certificate_code(error: ssl.SSLCertVerificationError) -> Code:
+    """Return which of the four ways to be no good certificate it is."""
+    if error.verify_code in _EXPIRED:
+        return Code.CERTIFICATE_EXPIRED
+    if error.verify_code in _NOT_YET_VALID:
+        return Code.CLOCK
+    if error.verify_code in _NAME_MISMATCH:
+        return Code.WRONG_NAME
+    return Code.WRONG_CA
 
 
 def _fault(fleet: str, ca: Path, error: ssl.SSLCertVerificationError) -> Fault:
-    why = error.verify_message
-    if error.verify_code in _EXPIRED:
+    why, code = error.verify_message, certificate_code(error)
+    if code is Code.CERTIFICATE_EXPIRED:
         return Fault(
-            Code.CERTIFICATE_EXPIRED,
+            code,
             f"the certificate of the SuperLink at {fleet}, or of its CA in {ca}, has expired "
             f"({why}): ask the operator to renew it (ipfl certs operator DIR --renew)",
         )
-    if error.verify_code in _NOT_YET_VALID:
+    if code is Code.CLOCK:
         return Fault(
-            Code.CLOCK,
+            code,
             f"the certificate of the SuperLink at {fleet} is not valid yet ({why}): "
             f"set this machine's clock, or ask the operator to set his",
         )
-    if error.verify_code in _NAME_MISMATCH:
+    if code is Code.WRONG_NAME:
         return Fault(
-            Code.WRONG_NAME,
+            code,
             f"the certificate of the SuperLink at {fleet} is for another name ({why}): "
             f"ask the operator for a certificate for that name, or a kit with the right address",
         )
     return Fault(
-        Code.WRONG_CA,
+        code,
         f"the certificate of the SuperLink at {fleet} is not signed by the CA in {ca} ({why}): "
         f"somebody else listens there, or the operator has a new CA: ask him for a new kit",
     )

@@ -113,7 +113,7 @@ class Refusals:
         self._dirty = False
         self._written = float("-inf")
         self._said: OrderedDict[tuple[Kind, str], tuple[float, int]] = OrderedDict()
-        before = _read(file)
+        before = read_refusals(file)
         self._since: str = before.get("since", _now())
         self._counts = Counter({kind: int(before.get("counts", {}).get(kind, 0)) for kind in Kind})
         self._last: list[dict[str, str]] = before.get("last", [])[-LAST_MAX:]
@@ -169,8 +169,8 @@ class Refusals:
         return f"{refusal.line()}{more}"
 
 
-def _read(file: Path) -> dict[str, Any]:
-    """Return what the file held; a damaged one is begun anew: it is a count, not a ledger."""
+def read_refusals(file: Path) -> dict[str, Any]:
+    """Return what `Refusals` wrote; of a damaged file nothing: it is a count, not a ledger."""
     try:
         content = json.loads(file.read_text())
         Counter({kind: int(number) for kind, number in content["counts"].items()})

@@ -4,8 +4,11 @@ import json
 import os
 import secrets
 import signal
+import socket
+import ssl
 import subprocess
 import sysconfig
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from ipfl_flower.cli.bundle import to_toml
 from ipfl_flower.cli.certs import make_node_key, make_server_certificates, write_private
+from ipfl_flower.cli.executor import executor_command
 from ipfl_flower.cli.fleet import environment
 from ipfl_flower.cli.flower import FlowerCli
 from ipfl_flower.cli.kit import Kit
@@ -186,17 +190,40 @@ def operator(folder: Path, *, expired: bool = False) -> Iterator[Operator]:
             wait_for_port(number, group, "superlink", deadline_s=START_S)
         group.start(
             "superexec",
-            [
-                *(SCRIPTS / "flower-superexec", "--root-certificates", files.ca),
-                *("--runtime-api-address", f"127.0.0.1:{port}"),
-                *("--superexec-auth-secret-file", secret),
-            ],
+            executor_command(f"127.0.0.1:{port}", secret, files.ca),
         )
         yield Operator(folder, group, f"127.0.0.1:{fleet_port}", FlowerCli(group, "market"))
 
 
-def expire(folder: Path) -> None:
-    """Put a server certificate in place of the one in `folder` that expired a day ago."""
+@contextmanager
+def tls_server(files) -> Iterator[int]:
+    """Serve handshakes on loopback, and give the port."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(files.certificate, files.key)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve():
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                try:
+                    context.wrap_socket(connection, server_side=True).close()
+                except OSError:
+                    connection.close()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+def expire(folder: Path, days: float = -1.0) -> None:
+    """Put a server certificate in place of that in `folder`, which expires in so many days."""
     old = x509.load_pem_x509_certificate((folder / "server.pem").read_bytes())
     ca_key = serialization.load_pem_private_key((folder / "ca.key").read_bytes(), None)
     now = datetime.now(UTC)
@@ -207,7 +234,7 @@ def expire(folder: Path) -> None:
         .public_key(old.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(days=30))
-        .not_valid_after(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=days))
     )
     for extension in old.extensions:
         builder = builder.add_extension(extension.value, extension.critical)

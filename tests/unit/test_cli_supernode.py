@@ -1,12 +1,8 @@
 import os
-import socket
-import ssl
-import threading
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support.door import expire, join
+from support.door import expire, join, tls_server
 
 from ipfl_flower.cli import supernode as module
 from ipfl_flower.cli.certs import make_node_key, make_server_certificates
@@ -14,33 +10,6 @@ from ipfl_flower.cli.documents import KitError
 from ipfl_flower.cli.greeting import Code, certificate_fault
 from ipfl_flower.cli.processes import LaunchError, free_port
 from ipfl_flower.cli.supernode import Executor, Heard, Institution, TrainerAddress
-
-
-@contextmanager
-def tls_server(files):
-    """Serve handshakes on loopback, and give the port."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(files.certificate, files.key)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def serve():
-            while True:
-                try:
-                    connection, _ = listener.accept()
-                except OSError:
-                    return
-                try:
-                    context.wrap_socket(connection, server_side=True).close()
-                except OSError:
-                    connection.close()
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        try:
-            yield listener.getsockname()[1]
-        finally:
-            listener.shutdown(socket.SHUT_RDWR)
-            thread.join()
 
 
 def fault(files, ca, host="127.0.0.1"):

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from support.trainers import institution_file
 
+from ipfl_flower.cli.doctoring.finding import NotKnownError
+from ipfl_flower.cli.doctoring.fleet import ask_fleet
 from ipfl_flower.cli.flower import FlowerCli
 from ipfl_flower.cli.processes import LaunchError, ProcessGroup, free_port
 from ipfl_flower.cli.supernode import Executor
@@ -61,4 +63,10 @@ def test_the_trainer_runs_nothing_of_it(trap, tmp_path):
         check=False,
     )
     assert done.returncode == 1, done.stderr
+    assert not (trap / "ran").exists()
+
+
+def test_the_doctor_that_asks_a_superlink_runs_nothing_of_it(trap, tmp_path):
+    with pytest.raises(NotKnownError):
+        ask_fleet(f"127.0.0.1:{free_port()}", tmp_path / "ca.pem")
     assert not (trap / "ran").exists()

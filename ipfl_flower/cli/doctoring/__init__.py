@@ -1,0 +1,1 @@
+"""What ``ipfl doctor`` looks at: small checks, each of which returns a verdict in one line."""
