@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 MIN_COVERAGE := 95
 
-.PHONY: install demo test test-containers chaos compat check format proto bench bench-compose \
+.PHONY: install demo test test-containers test-kubernetes chaos compat check format proto bench bench-compose \
 	package images kubectl lock clean
 
 install: $(READY)
@@ -20,8 +20,7 @@ demo: $(READY)
 	$(BIN)/ipfl demo $(ARGS)
 
 test: $(READY)
-	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -m 'not containers' $(ARGS)
+	tests/run.sh $(ARGS)
 	$(BIN)/coverage report --include='ipfl_flower/market/*' --fail-under=$(MIN_COVERAGE)
 	$(BIN)/coverage report --include='ipfl_flower/ledger/*' --fail-under=$(MIN_COVERAGE)
 	$(BIN)/coverage report --include='ipfl_flower/models/*' --fail-under=$(MIN_COVERAGE)
@@ -29,6 +28,10 @@ test: $(READY)
 # What needs a Docker engine, and builds images: minutes on a machine that has none of their layers.
 test-containers: $(READY)
 	$(BIN)/python -m pytest -m containers $(ARGS)
+
+# The demo of deploy/kubernetes, played by its guide in chroots and network namespaces: minutes, as root.
+test-kubernetes: $(READY) kubectl
+	$(BIN)/python -m pytest -m cluster $(ARGS)
 
 # Real markets whose processes are killed at random, one after another: kills survived, rounds completed.
 chaos: $(READY)

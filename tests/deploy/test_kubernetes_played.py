@@ -12,8 +12,7 @@ UNSHARE = ("unshare", "--net", "--mount", "--pid", "--fork", "--mount-proc", "--
 DEADLINE_S = 900.0
 
 
-# With the containers, for it takes as long.
-@pytest.mark.containers
+@pytest.mark.cluster
 @pytest.mark.timeout(DEADLINE_S + 20)
 def test_a_market_is_played_as_the_manifests_and_the_guide_say(tmp_path):
     if find_kubectl() is None:

@@ -15,7 +15,7 @@ import pytest
 
 IPFL = Path(sysconfig.get_path("scripts")) / "ipfl"
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 
 def ours(folder):
