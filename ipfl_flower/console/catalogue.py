@@ -190,7 +190,8 @@ IMBALANCE = Spec(
 HEAD_FITS = Spec(
     "ipfl_ledger_head_fits",
     "gauge",
-    "1 if the newest sealed round is what was sealed, and follows the one before it.",
+    "1 if the newest sealed round, when first seen, was what was sealed, and followed its "
+    "predecessor.",
 )
 VERIFIED = Spec(
     "ipfl_ledger_verified", "gauge", "1 if the last verification of the whole ledger found nothing."

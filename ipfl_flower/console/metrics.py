@@ -43,7 +43,9 @@ class LedgerCollector(Described):
         self._institutions_max = institutions_max
         self._lock = threading.Lock()
         self._totals = Totals()
+        # What takes a while and doesn't change: of a settled round's number, and of a head.
         self._unweighted: tuple[int, int] | None = None
+        self._fits: tuple[str | None, bool] | None = None
 
     def collect(self) -> Iterable[Metric]:
         """Read the ledger; one that can't be read is itself a metric."""
@@ -56,6 +58,7 @@ class LedgerCollector(Described):
                 self._totals.add(figures.over)
                 totals = self._totals.plus(figures.going)
                 unweighted = self._purchases_without_distance(totals)
+                fits = self._head_fits(figures.head)
             except LedgerError:
                 page.add(c.READABLE, 0)
                 return page
@@ -67,7 +70,7 @@ class LedgerCollector(Described):
         _add_settled(page, totals, unweighted)
         self._add_institutions(page, figures, totals.accounts)
         page.add(c.IMBALANCE, totals.imbalance_micro / MICRO)
-        page.add(c.HEAD_FITS, figures.head_fits)
+        page.add(c.HEAD_FITS, fits)
         return page
 
     def _purchases_without_distance(self, totals: Totals) -> int | None:
@@ -81,6 +84,11 @@ class LedgerCollector(Described):
             again = clear(was.terms, was.distances, rules, was.active)
             self._unweighted = (number, int(again.imports.sum()))
         return self._unweighted[1]
+
+    def _head_fits(self, head: str | None) -> bool:
+        if self._fits is None or self._fits[0] != head:
+            self._fits = (head, self._ledger.head_fits())
+        return self._fits[1]
 
     def _add_institutions(
         self, page: Page, figures: Figures, accounts: Mapping[int, Account]
