@@ -6,13 +6,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from prometheus_client.metrics_core import Metric
 
 from ipfl_flower.console import catalogue as c
 from ipfl_flower.console.page import Described, Page
 from ipfl_flower.ledger import Ledger, LedgerError, Problem
+
+GRACE_S: Final = 5.0
 
 
 @dataclass(frozen=True)
@@ -74,9 +76,9 @@ class Verifier(Described):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Let a verification that has begun end: it reads a ledger that is closed next."""
+        """Give a verification that has begun a moment to end; a long one goes with the process."""
         self._over.set()
-        self._thread.join()
+        self._thread.join(GRACE_S)
 
     # --- as a collector ---------------------------------------------------------------------------
 

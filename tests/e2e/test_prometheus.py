@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from support import monitoring, rounds
+from support import ledgers, monitoring, rounds
 from support.fake_grid import FakeGrid
 from support.institutions import FakeInstitution, theta0
 from support.monitoring import PROMETHEUS, wait_for
@@ -47,7 +47,10 @@ def promtool():
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory):
-    """Scrape a market that waits for replies, and one with too large a λ and a false ledger."""
+    """Scrape a market that waits for replies, one with a false ledger, and one that goes on.
+
+    Nobody trades in the second, for its λ is too large; the third's ledger is given, too.
+    """
     if not (
         monitoring.find("prometheus") and monitoring.find("prometheus-alertmanager", "alertmanager")
     ):
@@ -57,14 +60,17 @@ def running(tmp_path_factory):
     play_broken(folder / "broken.db")
     with (
         Ledger.open(folder / "ledger.db", serve=True) as ledger,
+        Ledger.open(folder / "live.db") as live,
         ProcessGroup(folder / "logs", os.environ) as group,
     ):
         leave_collecting(ledger)
+        ledgers.play(live)
         targets = {
             "market": serve(group, "market", folder / "ledger.db", *options),
             "broken": serve(group, "broken", folder / "broken.db"),
+            "live": serve(group, "live", folder / "live.db"),
         }
-        yield monitoring.start(folder, group, targets)
+        yield monitoring.start(folder, group, targets), live
 
 
 def play_market(folder):
@@ -129,9 +135,10 @@ def serve(group, name, ledger, *options):
 @pytest.fixture
 def scraped(running):
     """Give them once each target was scraped three times, and verified."""
-    few = "count(count_over_time(ipfl_ledger_verified[5m]) >= 3) == 2"
-    wait_for("three scrapes of both", lambda: running.query(few))
-    return running
+    few = "count(count_over_time(ipfl_ledger_verified[5m]) >= 3) == 3"
+    watched, _ = running
+    wait_for("three scrapes of each", lambda: watched.query(few))
+    return watched
 
 
 def alert_rules():
@@ -202,7 +209,7 @@ def test_alerts_fire_for_the_market_that_they_are_about_and_reach_alertmanager(s
     silent = {
         (alert, instance)
         for alert in ("ChainBroken", "DistanceWeightTooLarge", "PaymentDeadlock", "MetricsDown")
-        for instance in ("market", "broken")
+        for instance in ("market", "broken", "live")
     } - expected
     assert not silent & scraped.firing()
 
@@ -215,6 +222,22 @@ def test_alerts_fire_for_the_market_that_they_are_about_and_reach_alertmanager(s
         assert alert["annotations"]["summary"]
         assert alert["annotations"]["runbook"].startswith("docs/operate.md#")
         assert [receiver["name"] for receiver in alert["receivers"]] == ["operator"]
+
+
+def test_an_alert_comes_and_goes_with_what_happens_in_the_market(running, scraped):
+    _, live = running
+    quorum = ("QuorumLost", "live")
+    assert quorum not in scraped.firing()
+    live.deliver(2)
+    live.collect(3)
+    live.refuse(3, 1, "damaged")
+    live.refuse(3, 2, "damaged")
+    wait_for("QuorumLost to fire", lambda: quorum in scraped.firing())
+    [left] = scraped.query('ipfl_round_asked{instance="live"} - ipfl_round_failed')
+    assert left["value"][1] == "1"
+    # A reply that was refused and comes well the next time counts.
+    live.report(Report(3, 1, Terms(100, 1.0, 1.0), "digest", leaving=False, metrics={}))
+    wait_for("QuorumLost to be silent", lambda: quorum not in scraped.firing())
 
 
 @pytest.mark.parametrize(

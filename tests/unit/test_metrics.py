@@ -1,6 +1,7 @@
 """What the Prometheus collector says of a ledger, on both databases."""
 
 import dataclasses
+import threading
 import time
 
 import numpy as np
@@ -12,6 +13,7 @@ from support.scraping import samples
 from support.tampering import attacker
 
 from ipfl_flower import settlement as settlement_module
+from ipfl_flower.console import verifier as verifier_module
 from ipfl_flower.console.metrics import LedgerCollector, market_registry, render
 from ipfl_flower.console.tally import BUCKETS_S, Durations, Outcome, outcome
 from ipfl_flower.console.verifier import Verifier
@@ -270,6 +272,25 @@ def test_the_verifier_verifies_beside_and_ends_with_its_context(ledger):
             found = samples(generate_latest(registry))
     assert not verifier._thread.is_alive()
     assert found["ipfl_ledger_verified",] == 1
+
+
+def test_a_long_verification_does_not_keep_the_process_from_ending(monkeypatch):
+    monkeypatch.setattr(verifier_module, "GRACE_S", 0.01)
+    begun, release = threading.Event(), threading.Event()
+
+    class Slow:
+        def verify(self):
+            begun.set()
+            release.wait(60.0)
+            return []
+
+    with Verifier(Slow(), 60.0) as verifier:
+        assert begun.wait(30.0)
+    assert verifier._thread.is_alive()
+    assert verifier._thread.daemon
+    release.set()
+    verifier._thread.join(30.0)
+    assert not verifier._thread.is_alive()
 
 
 def test_a_ledger_that_cannot_be_read_is_a_metric_and_no_error(tmp_path):
