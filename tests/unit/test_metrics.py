@@ -3,11 +3,13 @@
 import dataclasses
 import threading
 import time
+from collections import Counter
 
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from support import rounds
+from support.fault_markets import Arena, Plan
 from support.ledgers import play, settle
 from support.scraping import samples
 from support.tampering import attacker
@@ -233,6 +235,29 @@ def test_the_reasons_of_abandoned_rounds_are_told_apart(tmp_path, monkeypatch):
         settlement_module.settle(0, reports, np.eye(2), Settings.read(values))
     assert outcome(str(raised.value)) is Outcome.INVARIANT
     assert outcome("nobody came") is Outcome.OTHER
+
+
+def test_of_markets_in_which_much_goes_wrong_it_says_what_their_ledgers_say(tmp_path):
+    """Quorums are lost, servers die and resume, institutions leave: outcomes and sums still fit."""
+    arena = Arena(tmp_path)
+    seen = Counter()
+    for seed in range(40):
+        played = arena.play(Plan.of(seed))
+        found = samples(render(played.ledger))
+        states = Counter(item.state for item in played.rounds)
+        seen += states
+        settled = states[State.SETTLED] + states[State.DELIVERED]
+        assert found["ipfl_rounds_total", "settled"] == settled, seed
+        assert found["ipfl_rounds_total", "quorum"] == states[State.ABANDONED], seed
+        edges = sum(item.edges for item in played.rounds)
+        assert found["ipfl_purchases_total",] == edges, seed
+        volume = sum(item.volume_micro for item in played.rounds)
+        assert found["ipfl_payments_credits_total",] == volume / MICRO, seed
+        assert found["ipfl_payments_imbalance_credits",] == 0, seed
+        for name, balance in played.ledger.balances().items():
+            assert found["ipfl_institution_balance_credits", name] == balance / MICRO, seed
+    assert min(seen[State.ABANDONED], seen[State.DELIVERED]) > 5
+    arena.close()
 
 
 @pytest.mark.parametrize(

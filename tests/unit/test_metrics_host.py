@@ -110,3 +110,11 @@ def test_a_market_toml_says_where_models_are(tmp_path):
         "ledger",
         "models",
     }
+
+
+def test_a_ledger_on_a_server_has_no_file_and_no_disk_here(place):
+    with Ledger.open(place) as ledger:
+        found = scrape(*host_collectors(ledger, None, None, None))
+    names = {name for name, *_ in found}
+    here = {"ipfl_ledger_file_bytes", "ipfl_disk_free_bytes", "ipfl_disk_size_bytes"}
+    assert names == (set() if "://" in place else here)
