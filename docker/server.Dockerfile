@@ -35,7 +35,7 @@ FROM ${BASE}
 COPY --from=dependencies /opt/ipfl /opt/ipfl
 COPY --from=build /extra/opt/ipfl /opt/ipfl
 # Where volumes go: a new one takes the folder's owner.
-RUN install -d -o 10001 -g 10001 -m 0700 /certificates /superlink /market /exchange
+RUN install -d -o 10001 -g 10001 -m 0700 /authority /certificates /superlink-certificates /superexec /superlink /market /exchange
 COPY --from=build /project/opt/ipfl /opt/ipfl
 # As in cli/fleet.py: no calls to strangers, a long pause when idle (a poll that finds the SuperLink's
 # database locked ends the executor), one thread, and memory that goes back to the system.

@@ -31,7 +31,7 @@ RUN python3 -m pip wheel --no-deps --wheel-dir /wheel . \
 FROM ${BASE}
 COPY --from=dependencies /opt/ipfl /opt/ipfl
 # Where volumes go: a new one takes the folder's owner.
-RUN install -d -o 10001 -g 10001 -m 0700 /institution /exchange /run/ipfl
+RUN install -d -o 10001 -g 10001 -m 0700 /institution /state /exchange /run/ipfl
 COPY --from=build /project/opt/ipfl /opt/ipfl
 # Everything that is ever written goes to /tmp. The rest is as in cli/fleet.py: no calls to strangers,
 # a short pause when idle, one thread, and memory that goes back to the system.

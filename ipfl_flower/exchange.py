@@ -9,10 +9,14 @@ nothing came, and sends again to a node that restarted.
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
 
 import httpx
 from flwr.app import Message
 from flwr.serverapp import Grid
+
+T = TypeVar("T")
 
 # How often the list of nodes is read, to see who went and who came back.
 NODES_EVERY_S = 2.0
@@ -28,9 +32,10 @@ PULL_BYTES = 2**25
 PULL_IDS_MAX = 100
 # The SuperLink is one process and answers SuperNodes in it, too; a pull writes to its database.
 PULLS_PER_S_MAX = 10
-# A pull reads and then writes: where SuperNodes write large replies meanwhile, SQLite refuses some
-# ("database is locked"), and the SuperLink answers with an internal error. It is asked again.
+# While the SuperLink deletes a large model that was delivered, its SQLite is locked for longer than
+# it waits ("database is locked"), and it answers with an internal error. It is asked again.
 FAILING_S_MAX = 30.0
+FAILING_PAUSE_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,7 @@ class Exchange:
     clock: Clock
     _node_of: dict[str, int] = field(default_factory=dict)
     _waiting: dict[int, _Waiting] = field(default_factory=dict)
-    _failing_since: float | None = None
+    _failing_since: dict[str, float] = field(default_factory=dict)
 
     def send(self, messages: Iterable[Message]) -> list[int]:
         """Push `messages`, one at a time.
@@ -121,9 +126,16 @@ class Exchange:
         Returns
         -------
         list of int
-            The nodes whose message Flower did not take: they are not registered any more.
+            The nodes whose message Flower did not take: they are not registered, or not any more.
+
+        Raises
+        ------
+        httpx.HTTPStatusError
+            If the SuperLink answers with nothing but errors for `FAILING_S_MAX` seconds.
         """
-        activated = {node.node_id: node.last_activated_at for node in self.grid.get_nodes()}
+        while (nodes := self._asked("nodes", self.grid.get_nodes)) is None:
+            self.clock.sleep(FAILING_PAUSE_S)
+        activated = {node.node_id: node.last_activated_at for node in nodes}
         refused = []
         for message in messages:
             node = message.metadata.dst_node_id
@@ -169,8 +181,18 @@ class Exchange:
         return self._node_of.get(reply.metadata.reply_to_message_id)
 
     def _push(self, message: Message) -> bool:
+        """Push a message; a new one of the same content where that failed: half of it may be there.
+
+        False: Flower did not take it, or by now the node is not to be asked any more.
+        """
         node = message.metadata.dst_node_id
-        (message_id,) = self.grid.push_messages([message])
+        while (pushed := self._asked("push", partial(self.grid.push_messages, [message]))) is None:
+            self.clock.sleep(FAILING_PAUSE_S)
+            again = self.remake(node)
+            if again is None:
+                return False
+            message = again
+        (message_id,) = pushed
         if not message_id:
             return False
         self._node_of[message_id] = node
@@ -208,20 +230,26 @@ class Exchange:
                 yield reply
 
     def _pulled(self, message_ids: Sequence[str]) -> Iterable[Message]:
-        try:
-            replies = self.grid.pull_messages(message_ids)
-        except httpx.HTTPStatusError as error:
-            now = self.clock.monotonic()
-            if self._failing_since is None:
-                self._failing_since = now
-            if not error.response.is_server_error or now - self._failing_since > FAILING_S_MAX:
-                raise
+        replies = self._asked("pull", partial(self.grid.pull_messages, message_ids))
+        if replies is None:
             for message_id in message_ids:
                 if (waiting := self._waiting.get(self._node_of[message_id])) is not None:
                     waiting.reply_lost = True
             return ()
-        self._failing_since = None
         return replies
+
+    def _asked(self, what: str, ask: Callable[[], Iterable[T]]) -> Iterable[T] | None:
+        """Ask the SuperLink something; None: it failed within, which may pass."""
+        try:
+            answer = ask()
+        except httpx.HTTPStatusError as error:
+            now = self.clock.monotonic()
+            since = self._failing_since.setdefault(what, now)
+            if not error.response.is_server_error or now - since > FAILING_S_MAX:
+                raise
+            return None
+        self._failing_since.pop(what, None)
+        return answer
 
     def _is_passing(self, reply: Message, waiting: _Waiting) -> bool:
         passing = reply.has_error() and reply.error.code in PASSING
@@ -237,7 +265,10 @@ class Exchange:
         So is a reply: who may have given one that was lost is asked again, too. An institution
         answers from its disk what it has trained already.
         """
-        nodes = {node.node_id: node for node in self.grid.get_nodes()}
+        found = self._asked("nodes", self.grid.get_nodes)
+        if found is None:
+            return
+        nodes = {node.node_id: node for node in found}
         for number, waiting in list(self._waiting.items()):
             node = nodes.get(number)
             if node is not None and node.status == "online":

@@ -143,10 +143,15 @@ class Members:
         return True
 
     def wait_for_return(self, grid: Grid, institutions: Iterable[int], absence_s: float) -> None:
-        """Give `institutions` a little time to come back; then go on with who is there."""
-        end = self._clock.monotonic() + absence_s
+        """Give `institutions` a little time to come back; then go on with who is there.
+
+        Who has left or was expelled is not waited for.
+        """
+        end, awaited = self._clock.monotonic() + absence_s, set(institutions)
         self.refresh(grid)
-        while any(i not in self._by_id for i in institutions) and self._clock.monotonic() <= end:
+        while missing := awaited - self._by_id.keys():
+            if not missing & self._may_come() or self._clock.monotonic() > end:
+                return
             self._clock.sleep(self._poll_s)
             self.refresh(grid)
 

@@ -10,15 +10,28 @@ import re
 import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
+from ipfl_flower.compatibility import VERSION, End, mismatch
 from ipfl_flower.market import Terms, TermsError
 from ipfl_flower.wire import ProtocolError, array_record, read_arrays
 
-__all__ = ["METRICS_MAX", "Arrays", "ProtocolError", "Reply", "Request", "Role", "array_record"]
+__all__ = [
+    "METRICS_MAX",
+    "PROTOCOL",
+    "Arrays",
+    "ProtocolError",
+    "Reply",
+    "Request",
+    "Role",
+    "array_record",
+]
+
+PROTOCOL: Final = 1
+"""Of requests and replies; counts up with every change that the other end must know of."""
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -27,6 +40,12 @@ Role = Literal["initial", "centre", "none"]
 ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"
 METRICS_MAX = 64
 REASON_LENGTH_MAX = 500
+
+_SPEAKS: Final[dict[str, int | str]] = {"protocol": PROTOCOL, "version": VERSION}
+_UPGRADE_SERVER: Final = "upgrade the server"
+_UPGRADE_INSTITUTION: Final = (
+    "upgrade the SuperNode's bundle (ipfl allow DIR HASH, with the hash that ipfl run prints)"
+)
 
 
 @dataclass(frozen=True)
@@ -64,6 +83,7 @@ class Request:
         """Return the content of the Flower message."""
         config = ConfigRecord(
             {
+                **_SPEAKS,
                 "round": self.round,
                 "train": self.train,
                 "role": self.role,
@@ -90,15 +110,16 @@ class Request:
         Raises
         ------
         ProtocolError
-            If a field is missing or of another kind.
+            If the server speaks another protocol, or a field is missing or of another kind.
         """
         config = _config(content)
+        _require_same(
+            End.heard("server", config.get("protocol"), config.get("version"), _UPGRADE_SERVER),
+            End("this institution", PROTOCOL, VERSION, _UPGRADE_INSTITUTION),
+        )
         role, start = _get(config, "role", str), _get(config, "start", str)
         if role not in ("initial", "centre", "none") or start not in ("own", "centre"):
-            raise ProtocolError(
-                f"request: role {role!r} or start {start!r} is unknown: are server and "
-                "institution of the same version?"
-            )
+            raise ProtocolError(f"request: role {role!r} or start {start!r} is unknown")
         return cls(
             round=_get(config, "round", int),
             train=_get(config, "train", bool),
@@ -138,6 +159,7 @@ class Reply:
         terms = self.terms
         config = ConfigRecord(
             {
+                **_SPEAKS,
                 "round": self.round,
                 "samples": terms.samples,
                 "cost": float(terms.cost),
@@ -165,8 +187,8 @@ class Reply:
         Raises
         ------
         ProtocolError
-            If the reply is an error, belongs to another round, or a field is missing, of another
-            kind or out of its range. The model is checked by the bank that it is put in.
+            If the reply is an error, of another protocol or another round, or a field is missing,
+            of another kind or out of its range. The model is checked by the bank that it is put in.
         """
         if message.has_error():
             raise ProtocolError(f"the institution failed: {_reason(message.error.reason)}")
@@ -180,6 +202,11 @@ class Reply:
     @classmethod
     def _read(cls, content: RecordDict, round_number: int) -> "Reply":
         config = _config(content)
+        protocol, version = config.get("protocol"), config.get("version")
+        _require_same(
+            End.heard("the institution", protocol, version, _UPGRADE_INSTITUTION),
+            End("this server", PROTOCOL, VERSION, _UPGRADE_SERVER),
+        )
         number = _get(config, "round", int)
         if number != round_number:
             raise ProtocolError(f"reply of round {number}, asked was round {round_number}")
@@ -213,6 +240,11 @@ def _config(content: RecordDict) -> ConfigRecord:
     if record is None:
         raise ProtocolError(f"the message holds no ConfigRecord {CONFIG!r}")
     return record
+
+
+def _require_same(theirs: End, ours: End) -> None:
+    if (line := mismatch(theirs, ours)) is not None:
+        raise ProtocolError(line)
 
 
 def _get(config: ConfigRecord, name: str, kind: type[Any]) -> Any:

@@ -272,6 +272,10 @@ class IPFL(Strategy):
                 )
                 return
             else:
+                # A SuperNode that restarts between two rounds is as one that does within a round.
+                self.members.wait_for_return(
+                    grid, self._took_part(number - 1), self.settings.absence_s
+                )
                 ids, quorum = self.members.ids, self.settings.quorum
                 self.ledger.open_round(number, ids, self._deadline_s, quorum)
             self._exchange = self._new_exchange(grid, number, train=True)
@@ -351,6 +355,11 @@ class IPFL(Strategy):
         state = self.ledger.state(number)
         assert state is not None  # noqa: S101 - a round that does not exist is an error there
         return state
+
+    def _took_part(self, number: int) -> set[int]:
+        """Return who replied in a round, and did not leave in it."""
+        reports = self.ledger.reports(number) if number >= 0 else ()
+        return {report.institution for report in reports if not report.leaving}
 
     def _wait_for(self, grid: Grid, least: int) -> bool:
         """Wait for `least` institutions, or a quorum if that is more; False: too many have left."""

@@ -195,7 +195,10 @@ def wait(
             raise LaunchError(f"the run did not end within {deadline_s:g} s: see --deadline-s")
         if time.monotonic() - asked > ASK_FLOWER_EVERY_S:
             asked = time.monotonic()
-            status = fleet.flower.run_status(run)
+            try:
+                status = fleet.flower.run_status(run)
+            except LaunchError:  # a SuperLink under load has better things to do
+                continue
             if status.startswith("finished") and ended() is None:
                 raise LaunchError(f"Flower says {status}: {fleet.flower.run_log(run)}")
         time.sleep(LOOK_EVERY_S)

@@ -25,7 +25,10 @@ _PROGRAMS = {
     "flwr-clientapp": "clientapp",
 }
 ROLES = (*_PROGRAMS.values(), "trainer")
-_TRAINER = "ipfl_flower.trainer.serve"
+_MODULES = {
+    "ipfl_flower.trainer.serve": "trainer",
+    "ipfl_flower.cli.server_executor": "superexec",
+}
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,9 @@ class Sample:
 
 def role_of(command: Sequence[str]) -> str | None:
     """Tell a process's role by its command line; None: none of ours."""
-    if _TRAINER in command:
-        return "trainer"
+    module = next((part for part in command if part in _MODULES), None)
+    if module is not None:
+        return _MODULES[module]
     names = [Path(part).name for part in command[:2]]
     return next((_PROGRAMS[name] for name in names if name in _PROGRAMS), None)
 

@@ -12,7 +12,8 @@ from ipfl_flower.cli.authority import certificate_pem, hosts_of, is_for, read_ce
 from ipfl_flower.cli.bundle import stage_app
 from ipfl_flower.cli.documents import KitError
 from ipfl_flower.cli.flower import UNREGISTERED, FlowerCli, RegisteredNode, flower_cli
-from ipfl_flower.cli.kit import Kit, check_certificate
+from ipfl_flower.cli.issuing import issue_kit
+from ipfl_flower.cli.kit import check_certificate
 from ipfl_flower.cli.node_keys import fingerprint, fingerprint_of_bytes, flower_bytes
 from ipfl_flower.cli.processes import LaunchError
 from ipfl_flower.cli.request import JoinRequest
@@ -47,39 +48,40 @@ def admit(
     ] = None,
     fingerprint_read: Annotated[
         str | None,
-        typer.Option("--fingerprint", help="SHA256:… of the key, as the institution read it out."),
+        typer.Option(
+            "--fingerprint",
+            help="SHA256:… of the key, as the institution read it out; for a new name.",
+        ),
     ] = None,
 ) -> None:
     """Register an institution's key, open its account, and write its kit."""
     asked = JoinRequest.read(request)
-    found = fingerprint(asked.key())
-    if fingerprint_read is not None and fingerprint_read.strip() != found:
-        raise KitError(
-            f"the request's key has the fingerprint {found}, not {fingerprint_read}: it is not "
-            "the institution's request"
-        )
     check_versions(asked.versions, asked.name)
     settings = Settings.read(read_market(market))
     ca = read_authority(certificates, fleet)
-    with flower_cli(superlink) as flower, tempfile.TemporaryDirectory() as scratch:
+    with (
+        flower_cli(superlink) as flower,
+        tempfile.TemporaryDirectory() as scratch,
+        Ledger.open(settings.ledger) as ledger,
+    ):
+        check_fingerprint(asked, ledger, fingerprint_read)
         bundle = flower.bundle(stage_app(Path(scratch) / "app"))
-        with Ledger.open(settings.ledger) as ledger:
-            key = operator_key(ledger, settings)
-            since = register(asked, ledger, flower, settings.samples_max)
-    made = Kit.signed(
-        key,
-        name=asked.name,
-        public_key=asked.public_key,
-        fleet=fleet,
-        ca=ca,
-        bundles=[bundle],
-        terms=terms(settings),
-        versions=own_versions(),
-        issued=since,
-    )
+        key = operator_key(ledger, settings)
+        register(asked, ledger, flower, settings.samples_max)
+        made = issue_kit(
+            ledger,
+            key,
+            asked.name,
+            public_key=asked.public_key,
+            fleet=fleet,
+            ca=ca,
+            bundles=[bundle],
+            terms=terms(settings),
+            versions=own_versions(),
+        )
     file = kit or Path(f"{asked.name}.kit.json")
     made.write(file)
-    typer.echo(f"{asked.name} is admitted, key {found}")
+    typer.echo(f"{asked.name} is admitted, key {fingerprint(asked.key())}")
     typer.echo(f"{file}: send this file to {asked.name}")
     typer.echo(f"operator key, to be read out to {asked.name}: {made.operator_key}")
 
@@ -93,6 +95,8 @@ def expel(
 ) -> None:
     """Let an institution take part no longer; its account stays as it is."""
     settings = Settings.read(read_market(market))
+    if not reason.isprintable():
+        raise KitError("--reason has a line break or control character: give one plain line")
     with Ledger.open(settings.ledger, create=False) as ledger:
         ledger.expel(name, reason)
         key = next(item.public_key for item in ledger.institutions() if item.name == name)
@@ -104,23 +108,49 @@ def expel(
                 flower.unregister(node.node)
     except LaunchError as error:
         raise LaunchError(
-            f"the SuperLink still knows the key of {name} ({error}): expel it once more"
+            f"the SuperLink {superlink!r} could not be asked to forget the key of {name} "
+            f"({error}): expel it once more"
         ) from error
     typer.echo(f"its key is {'unregistered' if nodes else 'not registered with the SuperLink'}")
 
 
-def register(asked: JoinRequest, ledger: Ledger, flower: FlowerCli, samples_cap: int) -> datetime:
-    """Open the institution's account and register its key; what is done already stays.
+def check_fingerprint(asked: JoinRequest, ledger: Ledger, read_out: str | None) -> None:
+    """Refuse a request whose key isn't the one that the institution read out.
 
-    Returns
-    -------
-    datetime
-        Since when the institution is admitted, whole seconds.
+    Parameters
+    ----------
+    asked : JoinRequest
+    ledger : Ledger
+    read_out : str or None
+        The fingerprint; None is for a name that is enrolled, whose key is known.
 
     Raises
     ------
     KitError
-        The name or the key is another institution's, or the SuperLink can't take the key.
+        It is another key's, or is needed and missing.
+    """
+    found = fingerprint(asked.key())
+    if read_out is not None and read_out.strip() != found:
+        raise KitError(
+            f"the request's key has the fingerprint {found}, not {read_out}: it is not "
+            "the institution's request"
+        )
+    if read_out is None and asked.name not in [item.name for item in ledger.institutions()]:
+        raise KitError(
+            f"the request's key has the fingerprint {found}, and anybody can ask in the name of "
+            f"{asked.name!r}: telephone the institution, let it read out the one that ipfl "
+            "join-request printed, compare, and give what you heard: --fingerprint SHA256:…"
+        )
+
+
+def register(asked: JoinRequest, ledger: Ledger, flower: FlowerCli, samples_cap: int) -> None:
+    """Open the institution's account and register its key; what is done already stays.
+
+    Raises
+    ------
+    KitError
+        The name or the key is another institution's, the SuperLink can't take the key, or
+        ``samples-max`` is no longer what others were admitted with.
     LedgerError, LaunchError
         The ledger or the SuperLink can't be used.
     """
@@ -128,6 +158,7 @@ def register(asked: JoinRequest, ledger: Ledger, flower: FlowerCli, samples_cap:
     owners = [(item.name, item.public_key) for item in ledger.institutions()]
     known = flower.nodes()
     owners += [(node.name, node.public_key) for node in known if node.status != UNREGISTERED]
+    _check_samples_cap(ledger, samples_cap)
     try:
         _check_owners(asked, key, owners)
     except KitError as error:
@@ -145,7 +176,7 @@ def register(asked: JoinRequest, ledger: Ledger, flower: FlowerCli, samples_cap:
             file.write(asked.public_key)
             file.flush()
             flower.register(asked.name, Path(file.name))
-    return datetime.fromtimestamp(int(ledger.admit(institution)), UTC)
+    ledger.admit(institution)
 
 
 def known_nodes(flower: FlowerCli) -> list[RegisteredNode]:
@@ -232,6 +263,17 @@ def terms(settings: Settings) -> dict[str, Any]:
         "quorum": settings.quorum,
         "currency": "credits",
     }
+
+
+def _check_samples_cap(ledger: Ledger, samples_cap: int) -> None:
+    """Refuse to go on where those who were admitted before would be locked out."""
+    for item in ledger.institutions():
+        if item.samples_cap not in (None, samples_cap):
+            raise KitError(
+                f"samples-max is {samples_cap}, and {item.name} was admitted with "
+                f"{item.samples_cap}, which the ledger keeps: set it back, or begin with a new "
+                "ledger and admit everybody again"
+            )
 
 
 def _check_owners(asked: JoinRequest, key: bytes, owners: list[tuple[str, bytes]]) -> None:

@@ -1,6 +1,7 @@
 """A certificate authority of a market's operator, or of an institution: ca.pem and ca.key."""
 
 import ipaddress
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -24,6 +25,8 @@ from ipfl_flower.cli.documents import KitError, read_file
 VALID_DAYS: Final = 365
 # Institutions have it in their kits: it outlives the certificates that are renewed from it.
 CA_DAYS: Final = 3650
+
+_LABEL: Final = r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
 
 
 @dataclass(frozen=True)
@@ -72,10 +75,12 @@ class Authority:
             key = load_pem_private_key(content, password=None)
         except (ValueError, TypeError, UnsupportedAlgorithm) as error:
             raise KitError(f"{path} holds no private key: restore it from a backup") from error
-        if (
-            not isinstance(key, ec.EllipticCurvePrivateKey)
-            or key.public_key() != certificate.public_key()
-        ):
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise KitError(
+                f"{path} is no key on an elliptic curve, and ipfl certs signs with no other: "
+                "renew the certificate as it was made"
+            )
+        if key.public_key() != certificate.public_key():
             raise KitError(f"{path} is not the key of {folder / 'ca.pem'}: restore both")
         return cls(certificate, key)
 
@@ -98,8 +103,19 @@ class Authority:
             Host names and IP addresses under which the server is reached.
         days : int
             How long it holds; no longer than the authority.
+
+        Raises
+        ------
+        KitError
+            The authority's own certificate has expired.
         """
-        end = min(_days(days), self.certificate.not_valid_after_utc)
+        last = self.certificate.not_valid_after_utc
+        if last <= datetime.now(UTC):
+            raise KitError(
+                f"the CA expired at {last:%Y-%m-%d %H:%M} UTC, and nothing can be renewed from it: "
+                "make a new one, in a new folder"
+            )
+        end = min(_days(days), last)
         usage = ExtendedKeyUsageOID.SERVER_AUTH if hosts else ExtendedKeyUsageOID.CLIENT_AUTH
         names = [_san(host) for host in hosts] or [x509.DNSName(name)]
         issuer = self.certificate.subject
@@ -158,6 +174,15 @@ def hosts_of(certificate: x509.Certificate) -> list[str]:
     names = extension.value
     addresses = [str(address) for address in names.get_values_for_type(x509.IPAddress)]
     return [*names.get_values_for_type(x509.DNSName), *addresses]
+
+
+def is_host(text: str) -> bool:
+    """Tell whether a text is a host's name or its IP address."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return re.fullmatch(rf"{_LABEL}(\.{_LABEL})*", text) is not None
+    return True
 
 
 def is_for(certificate: x509.Certificate, host: str) -> bool:

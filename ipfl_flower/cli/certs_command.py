@@ -1,7 +1,5 @@
 """``ipfl certs``: a CA of one's own and the certificates that a market, or a trainer, needs."""
 
-import ipaddress
-import re
 import secrets
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +12,7 @@ from ipfl_flower.cli.authority import (
     Authority,
     certificate_pem,
     hosts_of,
+    is_host,
     read_certificate,
 )
 from ipfl_flower.cli.certs import issue, make_authority, make_server_certificates, write_private
@@ -33,6 +32,7 @@ Renew = Annotated[
 ]
 
 SECRET = "superexec.secret"  # noqa: S105  # a file's name
+NAME_LENGTH_MAX = 64
 # Flower's own commands reach the control port on the SuperLink's machine.
 LOCAL = ("localhost", "127.0.0.1")
 
@@ -94,20 +94,12 @@ def _hosts(given: list[str] | None) -> list[str]:
     if not given:
         raise KitError("--host is missing: name the host or IP address that is connected to")
     for host in given:
-        if not _is_host(host):
+        # The certificate's own name has 64 characters at most.
+        if not is_host(host) or len(host) > NAME_LENGTH_MAX:
             raise KitError(
                 f"--host {host!r} is no host name or IP address: without https:// and port"
             )
     return given
-
-
-def _is_host(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        # The certificate's own name has 64 characters at most.
-        return re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,62}[A-Za-z0-9])?", text) is not None
-    return True
 
 
 def _refuse_to_overwrite(folder: Path, stems: list[str], *more: str) -> None:

@@ -104,7 +104,16 @@ class Child:
             while line := output.readline(LINE_MAX):
                 # Where our own output has no reader, the child must still not wait for one.
                 with contextlib.suppress(OSError):
-                    self._on_line(line.decode(errors="replace").rstrip("\n"))
+                    self._hand_on(line.decode(errors="replace").rstrip("\n"))
+
+    def _hand_on(self, line: str) -> None:
+        try:
+            self._on_line(line)
+        except OSError:
+            raise
+        except Exception as error:  # noqa: BLE001
+            # One line that can't be understood must not end the reading of all that come after.
+            say(f"ipfl: a line of the output was lost: {type(error).__name__}: {error!s:.200}")
 
 
 class Stop:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -14,10 +13,10 @@ from typing import Any
 from rich.console import Console
 
 from ipfl_flower.cli.bundle import stage_app, to_toml
+from ipfl_flower.cli.demo_folder import demo_folder
 from ipfl_flower.cli.fleet import Fleet, Node, environment
-from ipfl_flower.cli.folder import demo_folder
 from ipfl_flower.cli.live import Watch
-from ipfl_flower.cli.processes import LaunchError, ProcessGroup, require_free
+from ipfl_flower.cli.processes import PYTHON, LaunchError, ProcessGroup, require_free
 from ipfl_flower.cli.result import Baselines, build_result, print_result
 from ipfl_flower.ledger import Ledger
 from ipfl_flower.settings import Settings
@@ -222,5 +221,5 @@ def theta0_file(folder: Path) -> Path:
 def run_trainer_module(group: ProcessGroup, name: str, *arguments: object) -> str:
     """Run a module of the trainer as a process of its own: it loads torch, we don't."""
     module = f"ipfl_flower.trainer.{name}"
-    command = [sys.executable, "-m", module, *[str(argument) for argument in arguments]]
+    command = [*PYTHON, module, *[str(argument) for argument in arguments]]
     return group.run(name, command, timeout_s=COMMAND_DEADLINE_S)

@@ -1,5 +1,6 @@
 """Files that are handed from one house to another: small, whole, and read with suspicion."""
 
+import errno
 import json
 import os
 import stat
@@ -43,16 +44,17 @@ def read_file(path: Path, what: str, *, follow: bool = True) -> bytes:
     KitError
         It is missing, no regular file, unreadable, or has more than `SIZE_MAX` bytes.
     """
-    if not follow and path.is_symlink():
-        raise KitError(f"{path} is a symbolic link: name the {what} itself")
+    # Without O_NONBLOCK a named pipe would be waited for.
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        # Without O_NONBLOCK a named pipe would be waited for.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(path, flags if follow else flags | os.O_NOFOLLOW)
         with os.fdopen(descriptor, "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise KitError(f"{path} is no regular file: name the file of the {what}")
             content = file.read(SIZE_MAX + 1)
     except OSError as error:
+        if error.errno == errno.ELOOP and not follow:
+            raise KitError(f"{path} is a symbolic link: name the {what} itself") from error
         raise KitError(f"{path}, the {what}, can't be read: {error.strerror}") from error
     if len(content) > SIZE_MAX:
         raise KitError(f"{path} has more than {SIZE_MAX} bytes: it is no {what}")

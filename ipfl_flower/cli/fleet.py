@@ -3,16 +3,17 @@
 import json
 import os
 import secrets
-import sys
 import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from ipfl_flower.cli.certs import make_node_key, make_server_certificates, write_private
+from ipfl_flower.cli.executor import executor_command
 from ipfl_flower.cli.flower import SCRIPTS, FlowerCli
-from ipfl_flower.cli.processes import LaunchError, ProcessGroup, free_port, wait_for_port
-from ipfl_flower.cli.superlink_command import FLEET_API, superlink_command
+from ipfl_flower.cli.flower_versions import fleet_api
+from ipfl_flower.cli.processes import PYTHON, LaunchError, ProcessGroup, free_port, wait_for_port
+from ipfl_flower.cli.superlink_command import superlink_command
 from ipfl_flower.trainer_api import TrainerClient, TrainerUnreachableError
 
 CONNECTION = "market"
@@ -21,11 +22,8 @@ START_DEADLINE_S = 60.0
 # Trainers that start at the same time share the cores while they load torch.
 TRAINER_DEADLINE_S = 180.0
 TRAINER_PATIENCE_S = 1.0
-# Of each process but the SuperLink: an executor ends when a busy SuperLink fails to answer once.
+# Of each process but the SuperLink.
 RESTARTS_MAX = 5
-# The operator's executor starts one server app a run, and ends, with the server app, when a poll
-# finds the SuperLink's database locked: the fewer the better.
-OPERATOR_POLL_S = 2.0
 
 # glibc: a block of 1 MiB or more (Flower's chunks have 5) goes back to the system when it is
 # freed, also after larger ones were; threads share two heaps instead of eight a processor.
@@ -79,8 +77,8 @@ class Fleet:
     sockets : Path
         Where the trainers' Unix sockets go. Their names must be short: a folder for them alone.
     fleet_host : str
-        Where the SuperLink's gRPC fleet API listens: an address of this machine. Everything else
-        stays on loopback.
+        Where the SuperLink's fleet API listens: an address of this machine. Everything else stays
+        on loopback, if this Flower has a port for it (`flower_versions`).
     fleet_port : int, optional
         Its port; a free one by default.
     """
@@ -99,9 +97,10 @@ class Fleet:
         self._sockets = sockets
         self._fleet_host = fleet_host
         self._fleet_port = fleet_port
-        self._control_port = 0
+        self._control = ""  # HOST:PORT, once the SuperLink has been started
         self.flower = FlowerCli(group, CONNECTION)
-        self.transport = f"{FLEET_API} over TLS, authenticated nodes"
+        self._api = fleet_api()
+        self.transport = f"{self._api.name} over TLS, authenticated nodes"
         hosts = dict.fromkeys([LOOPBACK, "localhost", fleet_host])
         self._certificates = make_server_certificates(folder / "certificates", list(hosts))
         # Ports are chosen right before something binds them, one at a time, and never twice.
@@ -121,7 +120,10 @@ class Fleet:
     def start_superlink(self) -> None:
         """Start the SuperLink and the executor of the server app, and wait until it listens."""
         fleet_port = self._fleet_port = self._fleet_port or self._free_port()
-        self._control_port = self._free_port()
+        host, port = self._fleet_host, fleet_port
+        if self._api.own_port:
+            host, port = LOOPBACK, self._free_port()
+        self._control = f"{host}:{port}"
         secret = self._folder / "certificates" / "superexec.secret"
         write_private(secret, secrets.token_hex(32).encode())
         files = self._certificates
@@ -131,20 +133,15 @@ class Fleet:
                 certificates=secret.parent,
                 database=self._folder / "superlink.db",
                 fleet_address=self.fleet_address,
-                host=LOOPBACK,
-                port=self._control_port,
+                host=host,
+                port=port,
             ),
         )
-        for host, port in ((self._fleet_host, fleet_port), (LOOPBACK, self._control_port)):
-            wait_for_port(port, self._group, "superlink", deadline_s=START_DEADLINE_S, host=host)
+        for at, number in ((self._fleet_host, fleet_port), (host, port)):
+            wait_for_port(number, self._group, "superlink", deadline_s=START_DEADLINE_S, host=at)
         self._group.start(
             "superexec",
-            [
-                *("env", f"FLWR_SUPEREXEC_TASK_POLL_INTERVAL={OPERATOR_POLL_S}"),
-                *(SCRIPTS / "flower-superexec", "--root-certificates", files.ca),
-                *("--runtime-api-address", f"127.0.0.1:{self._control_port}"),
-                *("--superexec-auth-secret-file", secret),
-            ],
+            executor_command(self._control, secret, files.ca),
             restarts=RESTARTS_MAX,
         )
         self._write_connection()
@@ -154,7 +151,7 @@ class Fleet:
         self._group.start(
             f"trainer-{node.name}",
             [
-                *(sys.executable, "-m", "ipfl_flower.trainer.serve", node.institution_file),
+                *(*PYTHON, "ipfl_flower.trainer.serve", node.institution_file),
                 *("--listen", self._trainer_address(node)),
             ],
             restarts=RESTARTS_MAX,
@@ -214,6 +211,6 @@ class Fleet:
         home.mkdir(mode=0o700, exist_ok=True)
         (home / "config.toml").write_text(
             f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\n'
-            f'address = "127.0.0.1:{self._control_port}"\n'
+            f'address = "{self._control}"\n'
             f"root-certificates = {json.dumps(str(self._certificates.ca))}\n"
         )

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import sys
 import sysconfig
 import tempfile
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ipfl_flower.cli.processes import LaunchError, ProcessGroup
+from ipfl_flower.cli.processes import PYTHON, LaunchError, ProcessGroup
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 COMMAND_DEADLINE_S = 60.0
@@ -66,7 +65,7 @@ class FlowerCli:
 
     def nodes(self) -> list[RegisteredNode]:
         """List the SuperNodes that the SuperLink knows, or knew."""
-        command = [sys.executable, "-m", "ipfl_flower.cli.nodes", self._connection]
+        command = [*PYTHON, "ipfl_flower.cli.nodes", self._connection]
         printed = self._group.run("asking for nodes", command, timeout_s=COMMAND_DEADLINE_S)
         try:
             return [

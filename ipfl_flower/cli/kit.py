@@ -10,10 +10,23 @@ from typing import Annotated, Any, Final, Self
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    field_validator,
+)
 
+from ipfl_flower.cli.authority import is_host
 from ipfl_flower.cli.documents import KitError, canonical, read_document, write_document
 from ipfl_flower.receipts import public_hex
+from ipfl_flower.trainer_api import Address, AddressError
+
+KIT_FILE: Final = "kit.json"
+"""Its name in an institution's folder."""
 
 CLOCK_SKEW_MAX: Final = timedelta(minutes=5)
 
@@ -21,7 +34,7 @@ NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 """An institution's name: it is part of file names and of Flower's command lines."""
 
 # An IPv6 address is in brackets, as in a URL.
-_ADDRESS = r"^([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):[0-9]{1,5}$"
+_ADDRESS = r"^([A-Za-z0-9][A-Za-z0-9._-]{0,252}|\[[0-9A-Fa-f:.]{2,45}\]):[0-9]{1,5}$"
 _PURPOSE: Final = b"ipfl-flower kit 1\n"
 """Comes first in what is signed: a signature on a receipt is none on a kit."""
 
@@ -53,7 +66,7 @@ class Kit(BaseModel):
     versions : dict of str to str
         The operator's, by package.
     issued : datetime
-        When the institution was admitted.
+        Since when the operator hands out a kit of this content: a later content has a later time.
     signature : str
         128 hex digits.
     """
@@ -70,6 +83,17 @@ class Kit(BaseModel):
     versions: dict[str, Version]
     issued: AwareDatetime
     signature: Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
+
+    @field_validator("fleet")
+    @classmethod
+    def _fleet_can_be_dialled(cls, fleet: str) -> str:
+        try:
+            address = Address.parse(fleet)
+        except AddressError as error:
+            raise ValueError("no HOST:PORT") from error
+        if address.port == 0 or not is_host(address.host):
+            raise ValueError("no HOST:PORT that can be reached")
+        return fleet
 
     @classmethod
     def signed(cls, key: Ed25519PrivateKey, **fields: Any) -> Self:

@@ -72,6 +72,13 @@ class Watch:
             state = ledger.state()
         return () if state is None else (state.number, state.state, state.reported)
 
+    def is_served(self) -> bool:
+        """Tell whether a server app has the ledger open."""
+        if self._is_missing():
+            return False
+        with Ledger.open(self.ledger, create=False) as ledger:
+            return ledger.server() is not None
+
     def _is_missing(self) -> bool:
         """Tell whether there is no ledger yet, which is no error before the market has begun."""
         if "://" not in self.ledger:

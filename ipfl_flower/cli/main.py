@@ -13,10 +13,12 @@ from rich.console import Console
 
 from ipfl_flower.cli.admit import admit, expel
 from ipfl_flower.cli.allow import allow
+from ipfl_flower.cli.bundle_command import bundle
 from ipfl_flower.cli.certs_command import certs_app
 from ipfl_flower.cli.demo import DemoOptions, run_demo
 from ipfl_flower.cli.doctor import doctor_app
 from ipfl_flower.cli.documents import KitError
+from ipfl_flower.cli.executor import executor
 from ipfl_flower.cli.join import join, join_request
 from ipfl_flower.cli.ledger import ledger_app
 from ipfl_flower.cli.metrics import metrics
@@ -41,7 +43,8 @@ cli.add_typer(receipts_app, name="receipts")
 cli.add_typer(certs_app, name="certs")
 cli.add_typer(doctor_app, name="doctor")
 cli.command()(trainer)
-for command in (join_request, admit, join, expel, allow, superlink, supernode, metrics):
+cli.command()(executor)
+for command in (bundle, join_request, admit, join, expel, allow, superlink, supernode, metrics):
     cli.command()(command)
 
 
@@ -97,7 +100,10 @@ def run(
         float, typer.Option(min=0, help="Seconds that the SuperLink may be out of reach.")
     ] = 600.0,
 ) -> None:
-    """Submit a market and keep it going: when its server app dies, it is resumed."""
+    """Submit a market and keep it going: when its server app dies, it is resumed.
+
+    SIGTERM and Ctrl-C stop the market within its round; --resume goes on with it.
+    """
     with _interruptible():
         run_market(market, superlink, _console(), resume=resume, patience_s=patience)
 

@@ -54,8 +54,15 @@ def load_or_make_node_key(folder: Path) -> tuple[ec.EllipticCurvePrivateKey, boo
     return key, new
 
 
-def load_node_key(folder: Path) -> ec.EllipticCurvePrivateKey:
+def load_node_key(folder: Path, *, group: bool = False) -> ec.EllipticCurvePrivateKey:
     """Load an institution's node key.
+
+    Parameters
+    ----------
+    folder : Path
+        The institution's.
+    group : bool
+        Whether its group may read it, as of what Kubernetes mounts: root's, and the pod's group's.
 
     Raises
     ------
@@ -64,7 +71,7 @@ def load_node_key(folder: Path) -> ec.EllipticCurvePrivateKey:
     """
     key = read_node_key(folder)
     path = folder / FILE
-    if path.stat().st_mode & 0o077:
+    if path.stat().st_mode & (0o007 if group else 0o077):
         raise KitError(f"{path} can be read by others: chmod 600 it")
     return key
 
@@ -128,11 +135,12 @@ def fingerprint_of_bytes(public_key: bytes) -> str:
     """Return the fingerprint of a key as Flower writes it, whatever may be stored there."""
     try:
         key = load_pem_public_key(public_key)
+        # OpenSSH knows three curves; a stranger's key may be of any.
+        if isinstance(key, ec.EllipticCurvePublicKey):
+            return fingerprint(key)
     except (ValueError, UnsupportedAlgorithm):
-        key = None
-    if isinstance(key, ec.EllipticCurvePublicKey):
-        return fingerprint(key)
-    return f"no EC key, {hashlib.sha256(public_key).hexdigest()[:16]}"
+        pass
+    return f"no EC key of OpenSSH's, {hashlib.sha256(public_key).hexdigest()[:16]}"
 
 
 def sign(key: ec.EllipticCurvePrivateKey, payload: bytes) -> str:

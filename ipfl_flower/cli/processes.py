@@ -5,14 +5,19 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import IO, Self
+from typing import IO, Final, Self
 
 END_GRACE_S = 5.0
+# -P: else a file click.py in the folder that we are called in would be run in place of click.
+PYTHON: Final = (sys.executable, "-P", "-m")
+"""How a module of ours is started as a program: its name comes next."""
+
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 

@@ -12,19 +12,23 @@ from rich.console import Console
 
 from ipfl_flower.cli.bundle import stage_app, to_toml
 from ipfl_flower.cli.flower import SCRIPTS, FlowerCli
-from ipfl_flower.cli.live import MarketStoppedError, Watch
+from ipfl_flower.cli.live import LOOK_EVERY_S, MarketStoppedError, Watch
 from ipfl_flower.cli.processes import LaunchError, ProcessGroup
 from ipfl_flower.settings import Settings, SettingsError
 
 AGAIN_AFTER_S = 5.0
 # Deaths without progress of the market between them: then it is not bad luck.
 DEATHS_MAX = 5
+# For a server app that was stopped to notice it: its next call to the SuperLink fails.
+STOP_DEADLINE_S = 60.0
 
 
 def run_market(
     market_file: Path, superlink: str, console: Console, *, resume: bool, patience_s: float
 ) -> None:
     """Submit the market and keep it going: whenever its server app dies, it is resumed.
+
+    Interrupted, it stops the server app: the market stands still, to be resumed.
 
     Parameters
     ----------
@@ -67,6 +71,9 @@ def run_market(
                 watch.follow(run, events)
             except MarketStoppedError:
                 raise
+            except KeyboardInterrupt:
+                _stand_still(flower, run, watch, console)
+                raise
             except LaunchError as error:
                 deaths = deaths + 1 if watch.progress() == progress else 1
                 if deaths == DEATHS_MAX:
@@ -78,6 +85,23 @@ def run_market(
                 resume, events, progress = True, watch.events(), watch.progress()
             else:
                 return
+
+
+def _stand_still(flower: FlowerCli, run: int, watch: Watch, console: Console) -> None:
+    """Stop the run, and wait until its server app has let go of the ledger."""
+    console.print(f"stopping Flower run {run}")
+    try:
+        flower.stop(run)
+    except LaunchError as error:
+        console.print(f"{error}: the market may go on without ipfl run", soft_wrap=True)
+        return
+    end = time.monotonic() + STOP_DEADLINE_S
+    while watch.is_served():
+        if time.monotonic() > end:
+            console.print(f"its server app still runs after {STOP_DEADLINE_S:g} s: kill it")
+            return
+        time.sleep(LOOK_EVERY_S)
+    console.print("the market stands still; ipfl run --resume goes on with it")
 
 
 def read_market(market_file: Path) -> dict[str, Any]:

@@ -51,7 +51,15 @@ def read_status(ledger: Ledger) -> dict[str, Any]:
 
 
 def status_lines(status: dict[str, Any]) -> list[str]:
-    """Say a market's status in a few lines."""
+    """Say a market's status in a few lines, which reasons that others wrote can't break out of."""
+    return [_printable(line) for line in _lines(status)]
+
+
+def _printable(text: str) -> str:
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
+
+
+def _lines(status: dict[str, Any]) -> list[str]:
     server = f"served by {status['server']}" if status["server"] else "nobody serves it now"
     expelled = [
         f"{name} is expelled" + (f": {reason}" if reason else "")

@@ -3,6 +3,7 @@
 import os
 import time
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from cryptography import x509
 
 from ipfl_flower.cli.child import Child, Stop, exit_code, say, wait
 from ipfl_flower.cli.fleet import environment
+from ipfl_flower.cli.flower_versions import fleet_api
 from ipfl_flower.cli.handshakes import TRACERS, Handshakes
 from ipfl_flower.cli.processes import LaunchError
 from ipfl_flower.cli.refusals import Refusal, Refusals, refused_node
@@ -56,8 +58,13 @@ def run_superlink(
     Raises
     ------
     LaunchError
-        If a file is missing or unreadable.
+        If a file is missing or unreadable, or this Flower would have institutions reach control.
     """
+    if not fleet_api().own_port:
+        raise LaunchError(
+            f"Flower {version('flwr')} serves institutions on the port of control and runtime, "
+            f"where whoever reaches it can start runs: install flwr 1.39 (docs/reference/flower.md)"
+        )
     for name in FILES:
         if not os.access(certificates / name, os.R_OK):
             raise LaunchError(

@@ -3,12 +3,17 @@
 from pathlib import Path
 
 from ipfl_flower.cli.flower import SCRIPTS
-
-FLEET_API = "grpc-rere"  # gRPC, request and response
+from ipfl_flower.cli.flower_versions import FleetApi, fleet_api
 
 
 def superlink_command(
-    *, certificates: Path, database: Path, fleet_address: str, host: str, port: int
+    *,
+    certificates: Path,
+    database: Path,
+    fleet_address: str,
+    host: str,
+    port: int,
+    api: FleetApi | None = None,
 ) -> list[str | Path]:
     """Return the command line.
 
@@ -24,11 +29,23 @@ def superlink_command(
     fleet_address : str
         HOST:PORT for institutions.
     host, port
-        For control and runtime.
+        For control and runtime; where Flower has one port for all, `fleet_address` is it.
+    api : FleetApi, optional
+        Of the installed Flower by default.
     """
+    api = api or fleet_api()
+    if api.own_port:
+        fleet: list[str | Path] = [
+            "--fleet-api-type",
+            api.name,
+            "--fleet-api-address",
+            fleet_address,
+        ]
+    else:
+        fleet, (host, _, number) = [], fleet_address.rpartition(":")
+        host, port = host.strip("[]"), int(number)
     return [
-        *(SCRIPTS / "flower-superlink", "--isolation", "process"),
-        *("--fleet-api-type", FLEET_API, "--fleet-api-address", fleet_address),
+        *(SCRIPTS / "flower-superlink", "--isolation", "process", *fleet),
         *("--host", host, "--port", str(port)),
         *("--ssl-ca-certfile", certificates / "ca.pem"),
         *("--ssl-certfile", certificates / "server.pem"),

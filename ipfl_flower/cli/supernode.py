@@ -4,7 +4,6 @@ import os
 import re
 import secrets
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -17,13 +16,15 @@ import typer
 
 from ipfl_flower.cli.certs import write_private
 from ipfl_flower.cli.child import Child, Stop, exit_code, say, wait
+from ipfl_flower.cli.documents import read_file
 from ipfl_flower.cli.fleet import environment
 from ipfl_flower.cli.flower import SCRIPTS
 from ipfl_flower.cli.greeting import Code, Fault, certificate_fault
-from ipfl_flower.cli.kit import Kit
-from ipfl_flower.cli.node_keys import fingerprint, load_public_key
-from ipfl_flower.cli.processes import LaunchError
+from ipfl_flower.cli.kit import KIT_FILE, Kit
+from ipfl_flower.cli.node_keys import fingerprint, load_node_key, openssh
+from ipfl_flower.cli.processes import PYTHON, LaunchError
 from ipfl_flower.door.allowed import AllowedError, read_allowed
+from ipfl_flower.trainer_api import Address, AddressError
 
 # An executor that fails this often, each time within so short a time, will not get better.
 EXECUTOR_FAILURES_MAX = 5
@@ -60,17 +61,23 @@ class Institution:
         LaunchError, KitError
             If something is missing or damaged.
         """
-        kit = Kit.read(folder / "kit.json")
-        for name in ("ca.pem", "node.key"):
-            if not os.access(folder / name, os.R_OK):
-                raise LaunchError(
-                    f"{folder / name} is missing or unreadable: run ipfl join with the kit again"
-                )
+        kit = Kit.read(folder / KIT_FILE)
+        own = load_node_key(folder, group=True).public_key()
+        if openssh(own) != kit.public_key:
+            raise LaunchError(
+                f"{folder / KIT_FILE} is for another key than {folder / 'node.key'} "
+                f"({fingerprint(own)}): run ipfl join with this key's kit"
+            )
+        ca = folder / "ca.pem"
+        if read_file(ca, "CA's certificate (ipfl join writes it)") != kit.ca.encode():
+            raise LaunchError(
+                f"{ca} is not the CA of {folder / KIT_FILE}: run ipfl join with the kit again"
+            )
         try:
             read_allowed(folder)
         except AllowedError as error:
             raise LaunchError(str(error)) from error
-        return cls(folder.absolute(), kit.fleet, fingerprint(load_public_key(kit.public_key)))
+        return cls(folder.absolute(), kit.fleet, fingerprint(own))
 
     @property
     def ca(self) -> Path:
@@ -93,7 +100,8 @@ class TrainerAddress:
         Raises
         ------
         LaunchError
-            If only some of the files are given, or a value can't be written in a node config.
+            If the address is none, only some of the files are given, or a value can't be written
+            in a node config.
         """
         files = {
             "trainer-ca": self.ca,
@@ -108,6 +116,10 @@ class TrainerAddress:
         for name, value in pairs.items():
             if any(sign in value for sign in "\"'\\") or not value.isprintable():
                 raise LaunchError(f"--{name} {value!r} has a quote, backslash or unprintable sign")
+        try:
+            Address.parse(self.address)
+        except AddressError as error:
+            raise LaunchError(f"--trainer: {error}") from error
         return " ".join(f'{name}="{value}"' for name, value in pairs.items())
 
 
@@ -234,7 +246,7 @@ class Executor:
 
     def __init__(self, runtime: str, secret: Path, folder: Path, env: Mapping[str, str]) -> None:
         self._command: list[str | Path] = [
-            *(sys.executable, "-m", "ipfl_flower.door.executor"),
+            *(*PYTHON, "ipfl_flower.door.executor"),
             *("--runtime", runtime, "--secret", secret, "--folder", folder),
             *("--parent", str(os.getpid())),
         ]

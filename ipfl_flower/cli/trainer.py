@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ipfl_flower.cli.processes import LaunchError
+from ipfl_flower.cli.processes import PYTHON, LaunchError
 
 MODULE = "ipfl_flower.trainer.serve"
 
@@ -59,4 +59,4 @@ def trainer(
     }
     given = [f"{name}={value}" for name, value in options.items() if value is not None]
     # The process is replaced: signals and the exit code are the trainer's own.
-    os.execv(sys.executable, [sys.executable, "-m", MODULE, str(institution), *given])  # noqa: S606
+    os.execv(sys.executable, [*PYTHON, MODULE, str(institution), *given])  # noqa: S606

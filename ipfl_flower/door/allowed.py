@@ -11,6 +11,11 @@ class AllowedError(ValueError):
     """The file ``allowed`` is missing or isn't what it should be."""
 
 
+def bundle_of(line: str) -> str:
+    """Return the SHA-256 on a line of the file, in lower case; empty if there is only a comment."""
+    return line.partition("#")[0].strip().lower()
+
+
 def read_allowed(folder: Path) -> frozenset[str]:
     """Return the SHA-256 (hex) of every bundle that the institution in `folder` allows.
 
@@ -34,7 +39,7 @@ def read_allowed(folder: Path) -> frozenset[str]:
         ) from None
     found = set()
     for number, line in enumerate(lines, 1):
-        text = line.partition("#")[0].strip().lower()
+        text = bundle_of(line)
         if text and not SHA256.fullmatch(text):
             raise AllowedError(
                 f"{file}, line {number}: {text[:80]!r} is no SHA-256 (64 hex digits)"

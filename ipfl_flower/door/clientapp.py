@@ -12,7 +12,10 @@ import hashlib
 import json
 import logging
 import sys
-from collections.abc import Collection
+import tempfile
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 from flwr.app import Context, Error, Message
@@ -30,6 +33,7 @@ from flwr.supercore.interceptors import (
 from flwr.supercore.retry import make_simple_http_retry_invoker
 from flwr.supercore.run import Run
 from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.supercore.utils import get_flwr_home
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
 logger = logging.getLogger("ipfl.door")
@@ -71,11 +75,12 @@ def answer(
     """Check the bundle and let it answer; a refusal and an exception are error replies."""
     try:
         check_bundle(fab.content, allowed)
-        app_folder = install_from_fab(fab.content, skip_prompt=True)
-        # The folder is named outright: what the run says of itself chooses no path.
-        load = get_load_client_app_fn("", app_path=str(app_folder), multi_app=True)
-        client_app = load(run.fab_id, run.fab_version, fab.hash_str)
-        return Outcome(client_app(message=message, context=context), SubStatus.COMPLETED, "")
+        with _fresh_folder() as scratch:
+            app_folder = install_from_fab(fab.content, scratch, skip_prompt=True)
+            # The folder is named outright: what the run says of itself chooses no path.
+            load = get_load_client_app_fn("", app_path=str(app_folder), multi_app=True)
+            client_app = load(run.fab_id, run.fab_version, fab.hash_str)
+            return Outcome(client_app(message=message, context=context), SubStatus.COMPLETED, "")
     except RefusedError as refused:
         logger.warning(refused.line(folder))
         code, reason = ErrorCode.INVALID_FAB, str(refused)
@@ -87,6 +92,15 @@ def answer(
         logger.exception("the client app raised an exception")
         code, reason = ErrorCode.CLIENT_APP_RAISED_EXCEPTION, f"{type(error)}:<'{error}'>"
     return Outcome(Message(Error(code, reason), reply_to=message), SubStatus.FAILED, reason)
+
+
+@contextmanager
+def _fresh_folder() -> Iterator[Path]:
+    """Give a folder that nobody has unpacked anything into, and that goes with the SuperNode."""
+    home = get_flwr_home()
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="app-", dir=home) as folder:
+        yield Path(folder)
 
 
 def main() -> None:

@@ -13,8 +13,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import IO, cast
 
 from flwr.proto.runtime_pb2 import AcquireTaskRequest
 from flwr.supercore.app_utils import start_parent_process_monitor
@@ -32,8 +34,13 @@ from ipfl_flower.door.allowed import AllowedError, read_allowed
 
 # Run as a file: it must not have this package loaded, since a bundle brings a copy of its own.
 CLIENT_APP = Path(__file__).with_name("clientapp.py")
+# Of the environment, what a client app gets: where things are, the language, and how libraries run.
+CLIENT_NAMES = {"PATH", "HOME", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "NO_PROXY", "no_proxy"}
+CLIENT_PREFIXES = ("LC_", "PYTHON", "FLWR_", "GRPC_", "MALLOC_", "OMP_")
 POLL_S = 0.2
 START_S = 60.0
+# From its reply until a client app has ended.
+END_S = 10.0
 
 logger = logging.getLogger("ipfl.door")
 
@@ -50,10 +57,27 @@ def serve(runtime: str, secret: Path, folder: Path) -> None:
     folder : Path
         The institution's: its file ``allowed`` is read anew for every message.
     """
-    client = RuntimeHttpClient.from_server_address(
+    client = runtime_client(runtime, secret)
+    _wait_for(runtime)
+    request = AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP])
+    running: subprocess.Popen[bytes] | None = None
+    while True:
+        answer = client.AcquireTask(request)
+        if answer.HasField("task") and answer.token:
+            end_former(running)
+            running = _start(runtime, answer.token, folder)
+        elif running is not None and running.poll() is not None:
+            end_former(running)
+            running = None
+        time.sleep(POLL_S)
+
+
+def runtime_client(runtime: str, secret: Path, ca: Path | None = None) -> RuntimeHttpClient:
+    """Return a client of a Runtime API that shows the SuperExec secret; `ca` None: without TLS."""
+    return RuntimeHttpClient.from_server_address(
         runtime,
-        insecure=True,
-        root_certificates=None,
+        insecure=ca is None,
+        root_certificates=None if ca is None else ca.read_bytes(),
         interceptors=[
             RuntimeVersionHttpInterceptor(component_name="SuperExec"),
             SuperExecAuthHttpInterceptor(
@@ -63,13 +87,6 @@ def serve(runtime: str, secret: Path, folder: Path) -> None:
         ],
         retry_invoker=make_simple_http_retry_invoker(),
     )
-    _wait_for(runtime)
-    request = AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP])
-    while True:
-        answer = client.AcquireTask(request)
-        if answer.HasField("task") and answer.token:
-            _run(runtime, answer.token, folder)
-        time.sleep(POLL_S)
 
 
 def _wait_for(runtime: str) -> None:
@@ -85,7 +102,26 @@ def _wait_for(runtime: str) -> None:
     raise TimeoutError(f"the SuperNode did not listen on {runtime} within {START_S:g} s")
 
 
-def _run(runtime: str, token: str, folder: Path) -> None:
+def end_former(process: "subprocess.Popen[bytes] | None") -> None:
+    """See that a client app has ended before the next one begins.
+
+    A SuperNode hands out a message when the one before was answered, or when it gave that one up:
+    the run was stopped while the message came. Its client app would wait two hours for the rest.
+    """
+    if process is None:
+        return
+    try:
+        code = process.wait(END_S)
+    except subprocess.TimeoutExpired:
+        logger.warning("the message before was given up by the SuperNode: its client app is ended")
+        process.kill()
+        process.wait()
+        return
+    if code != 0:
+        logger.error("the client app's process ended with exit code %d", code)
+
+
+def _start(runtime: str, token: str, folder: Path) -> "subprocess.Popen[bytes]":
     try:
         allowed = sorted(read_allowed(folder))
     except AllowedError as error:
@@ -100,11 +136,26 @@ def _run(runtime: str, token: str, folder: Path) -> None:
     }
     # -P: only what is installed can be imported before the bundle has been checked. The token goes
     # through a pipe: a command line is everybody's to read.
-    ended = subprocess.run(  # noqa: S603
-        [sys.executable, "-P", CLIENT_APP], input=json.dumps(task).encode(), check=False
+    process = subprocess.Popen(  # noqa: S603
+        [sys.executable, "-P", CLIENT_APP],
+        stdin=subprocess.PIPE,
+        env=client_environment(os.environ),
     )
-    if ended.returncode != 0:
-        logger.error("the client app's process ended with exit code %d", ended.returncode)
+    with suppress(BrokenPipeError), cast("IO[bytes]", process.stdin) as pipe:
+        pipe.write(json.dumps(task).encode())
+    return process
+
+
+def client_environment(ours: Mapping[str, str]) -> dict[str, str]:
+    """Return what a client app sees of our environment: a password in the rest isn't its business.
+
+    It runs as the same user, though: this hides, and locks nothing.
+    """
+    return {
+        name: value
+        for name, value in ours.items()
+        if name in CLIENT_NAMES or name.startswith(CLIENT_PREFIXES)
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -57,7 +57,8 @@ def enrol(
         if samples_cap is not None and samples_cap != found.samples_cap:
             raise EnrolmentError(
                 f"institution {name!r} is enrolled with samples_cap {found.samples_cap}, not "
-                f"{samples_cap}: the ledger is append-only, enrol it with a new key and name"
+                f"{samples_cap}, and the ledger is append-only: set samples-max back, or begin "
+                "with a new ledger"
             )
         return int(found.id)
     if connection.scalar(select(known.c.id).where(known.c.name == name)) is not None:

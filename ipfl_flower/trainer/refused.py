@@ -15,7 +15,7 @@ from ipfl_flower.trainer.errors import (
     StoreError,
     TrainingError,
 )
-from ipfl_flower.trainer_api import WireError
+from ipfl_flower.trainer_api import IncompatibleError, WireError
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +24,7 @@ _CODES: tuple[tuple[type[Exception], grpc.StatusCode], ...] = (
     (WireError, grpc.StatusCode.INVALID_ARGUMENT),
     (RequestError, grpc.StatusCode.INVALID_ARGUMENT),
     (ArraysError, grpc.StatusCode.INVALID_ARGUMENT),
+    (IncompatibleError, grpc.StatusCode.FAILED_PRECONDITION),
     (InstitutionError, grpc.StatusCode.FAILED_PRECONDITION),
     (LimitError, grpc.StatusCode.FAILED_PRECONDITION),
     (ReceiptError, grpc.StatusCode.FAILED_PRECONDITION),

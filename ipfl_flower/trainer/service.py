@@ -11,12 +11,12 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NoReturn
 
 import grpc
 import torch
 
+from ipfl_flower.compatibility import VERSION
 from ipfl_flower.trainer import progress
 from ipfl_flower.trainer.loaded import LoadedInstitution
 from ipfl_flower.trainer.refused import Refused, refusal
@@ -25,7 +25,7 @@ from ipfl_flower.trainer.trainer import FitReply, FitRequest, Trainer
 from ipfl_flower.trainer.turns import Turn, Turns
 from ipfl_flower.trainer_api import Description
 from ipfl_flower.trainer_api import trainer_pb2 as pb
-from ipfl_flower.trainer_api.messages import PROTOCOL
+from ipfl_flower.trainer_api.speaker import require_bridge
 from ipfl_flower.trainer_api.trainer_pb2_grpc import TrainerServicer
 
 logger = logging.getLogger(__name__)
@@ -85,10 +85,11 @@ class TrainerService(TrainerServicer):
         return await self._turns.close(grace_s)
 
     async def Describe(  # noqa: N802  # gRPC's name
-        self, _: pb.DescribeRequest, context: "grpc.aio.ServicerContext[Any, Any]"
+        self, request: pb.DescribeRequest, context: "grpc.aio.ServicerContext[Any, Any]"
     ) -> pb.DescribeReply:
         """Say what this trainer is, by the institution.toml as it is now, or as last read."""
         async with _aborting(context):
+            require_bridge(request.speaker)
             if not self._turns.busy:
                 await self.load()
             trainer = self._loaded.trainer
@@ -143,24 +144,13 @@ def _description(trainer: Trainer) -> Description:
     institution = trainer.institution
     return Description(
         name=institution.name,
-        versions={
-            "ipfl-flower": _version(),
-            "torch": str(torch.__version__),
-            "protocol": PROTOCOL,
-        },
+        versions={"ipfl-flower": VERSION, "torch": str(torch.__version__)},
         task=institution.task.name,
         layout=trainer.learner.layout,
         terms=institution.terms,
         leaving=institution.leaving,
         device=institution.device,
     )
-
-
-def _version() -> str:
-    try:
-        return version("ipfl-flower")
-    except PackageNotFoundError:  # run from a bundle, which isn't installed
-        return "unknown"
 
 
 @asynccontextmanager

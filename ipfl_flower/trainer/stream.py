@@ -15,6 +15,7 @@ from ipfl_flower.trainer.trainer import FitReply
 from ipfl_flower.trainer_api import Spec, WireError
 from ipfl_flower.trainer_api import trainer_pb2 as pb
 from ipfl_flower.trainer_api.messages import terms_message
+from ipfl_flower.trainer_api.speaker import require_bridge, speaker
 from ipfl_flower.trainer_api.tensors import (
     Arrays,
     Inbox,
@@ -59,6 +60,7 @@ class Stream:
     async def header(self) -> pb.FitHeader:
         """Read the header, and check what can be checked before the trainer is at hand."""
         header: pb.FitHeader = (await self._read("header")).header
+        require_bridge(header.speaker)
         if header.role not in ("initial", "centre", "none"):
             raise WireError(f"role must be 'initial', 'centre' or 'none', is {header.role[:20]!r}")
         if header.start not in ("own", "centre"):
@@ -122,6 +124,7 @@ class Stream:
                     leaving=reply.leaving,
                     metrics=reply.metrics,
                     layout=layout_message(layout_of(reply.arrays)),
+                    speaker=speaker(),
                 )
             )
         )

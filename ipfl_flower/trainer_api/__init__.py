@@ -4,6 +4,7 @@ from ipfl_flower.trainer_api.addresses import Address, Tls
 from ipfl_flower.trainer_api.client import TrainerClient
 from ipfl_flower.trainer_api.errors import (
     AddressError,
+    IncompatibleError,
     TrainerApiError,
     TrainerRefusedError,
     TrainerUnreachableError,
@@ -18,6 +19,7 @@ __all__ = [
     "Description",
     "FitAnswer",
     "FitCall",
+    "IncompatibleError",
     "Progress",
     "Spec",
     "Tls",

@@ -17,6 +17,7 @@ from ipfl_flower.trainer_api.errors import (
     WireError,
 )
 from ipfl_flower.trainer_api.messages import Description, FitAnswer, FitCall, Progress, read_terms
+from ipfl_flower.trainer_api.speaker import require_trainer, speaker
 from ipfl_flower.trainer_api.tensors import Inbox, Outbox, read_layout
 
 T = TypeVar("T")
@@ -105,11 +106,12 @@ class TrainerClient:
 
         Raises
         ------
-        TrainerUnreachableError, TrainerRefusedError, WireError
+        TrainerUnreachableError, TrainerRefusedError, IncompatibleError, WireError
         """
+        request = pb.DescribeRequest(speaker=speaker())
         return Description.read(
             self._ask(
-                lambda left_s, _: self._stub.Describe(pb.DescribeRequest(), timeout=left_s),
+                lambda left_s, _: self._stub.Describe(request, timeout=left_s),
                 deadline_s,
             )
         )
@@ -138,6 +140,8 @@ class TrainerClient:
             Nobody answers, the answer broke off twice, or the deadline passed.
         TrainerRefusedError
             The trainer says why it can't.
+        IncompatibleError
+            It speaks another protocol.
         WireError
             The answer is not what the protocol says.
         """
@@ -202,6 +206,7 @@ def _answer(
                 on_progress(_progress(reply.progress))
         elif part == "header" and inbox is None:
             header = reply.header
+            require_trainer(header.speaker)
             inbox = Inbox(read_layout(header.layout))
         elif part == "chunk" and inbox is not None:
             inbox.take(reply.chunk)

@@ -28,5 +28,9 @@ class TrainerRefusedError(TrainerApiError):
         self.code = code
 
 
+class IncompatibleError(TrainerApiError):
+    """Bridge and trainer speak different protocols."""
+
+
 class WireError(TrainerApiError):
     """What came over the wire is not what the protocol says."""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ipfl_flower.market import Terms, TermsError
 from ipfl_flower.trainer_api import trainer_pb2 as pb
 from ipfl_flower.trainer_api.errors import WireError
+from ipfl_flower.trainer_api.speaker import require_trainer, speaker
 from ipfl_flower.trainer_api.tensors import (
     Arrays,
     Layout,
@@ -17,8 +18,6 @@ from ipfl_flower.trainer_api.tensors import (
     layout_of,
     read_layout,
 )
-
-PROTOCOL = "1"
 
 
 @dataclass(frozen=True)
@@ -62,6 +61,7 @@ class FitCall:
             statement=json.dumps(dict(self.statement)),
             task=self.task,
             layout=layout_message(layout_of(self.arrays)).SerializeToString(),
+            speaker=speaker(),
         )
 
 
@@ -104,7 +104,7 @@ class Description:
     name : str
         The institution.
     versions : dict of str to str
-        Of ipfl-flower, torch, and the protocol.
+        Of ipfl-flower and torch.
     task : str
     layout : dict of str to Spec
         The model that it takes and gives.
@@ -131,6 +131,7 @@ class Description:
             terms=terms_message(self.terms),
             leaving=self.leaving,
             device=self.device,
+            speaker=speaker(),
         )
 
     @classmethod
@@ -139,8 +140,9 @@ class Description:
 
         Raises
         ------
-        WireError
+        IncompatibleError, WireError
         """
+        require_trainer(message.speaker)
         return cls(
             name=message.name,
             versions=dict(message.versions),

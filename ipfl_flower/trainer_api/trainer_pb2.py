@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%ipfl_flower/trainer_api/trainer.proto\x12\x0fipfl.trainer.v1\"\x11\n\x0f\x44\x65scribeRequest\"\x8d\x02\n\rDescribeReply\x12\x0c\n\x04name\x18\x01 \x01(\t\x12>\n\x08versions\x18\x02 \x03(\x0b\x32,.ipfl.trainer.v1.DescribeReply.VersionsEntry\x12\x0c\n\x04task\x18\x03 \x01(\t\x12\'\n\x06layout\x18\x04 \x01(\x0b\x32\x17.ipfl.trainer.v1.Layout\x12%\n\x05terms\x18\x05 \x01(\x0b\x32\x16.ipfl.trainer.v1.Terms\x12\x0f\n\x07leaving\x18\x06 \x01(\x08\x12\x0e\n\x06\x64\x65vice\x18\x07 \x01(\t\x1a/\n\rVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"8\n\nTensorSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x04\"6\n\x06Layout\x12,\n\x07tensors\x18\x01 \x03(\x0b\x32\x1b.ipfl.trainer.v1.TensorSpec\"I\n\x05Terms\x12\x0f\n\x07samples\x18\x01 \x01(\x04\x12\x0c\n\x04\x63ost\x18\x02 \x01(\x01\x12\x11\n\teagerness\x18\x03 \x01(\x01\x12\x0e\n\x06\x62udget\x18\x04 \x01(\x01\"x\n\nFitRequest\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1a.ipfl.trainer.v1.FitHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x12#\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x14.ipfl.trainer.v1.EndH\x00\x42\x06\n\x04part\"\x8c\x01\n\tFitHeader\x12\r\n\x05round\x18\x01 \x01(\x04\x12\r\n\x05train\x18\x02 \x01(\x08\x12\x0c\n\x04role\x18\x03 \x01(\t\x12\x13\n\x0b\x63oefficient\x18\x04 \x01(\x01\x12\r\n\x05start\x18\x05 \x01(\t\x12\x11\n\tstatement\x18\x06 \x01(\t\x12\x0c\n\x04task\x18\x07 \x01(\t\x12\x0e\n\x06layout\x18\x08 \x01(\x0c\"\xaa\x01\n\x08\x46itReply\x12-\n\x08progress\x18\x01 \x01(\x0b\x32\x19.ipfl.trainer.v1.ProgressH\x00\x12\x31\n\x06header\x18\x02 \x01(\x0b\x32\x1f.ipfl.trainer.v1.FitReplyHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x03 \x01(\x0cH\x00\x12#\n\x03\x65nd\x18\x04 \x01(\x0b\x32\x14.ipfl.trainer.v1.EndH\x00\x42\x06\n\x04part\"D\n\x08Progress\x12\r\n\x05phase\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x04\x12\n\n\x02of\x18\x03 \x01(\x04\x12\x0f\n\x07seconds\x18\x04 \x01(\x01\"\xe0\x01\n\x0e\x46itReplyHeader\x12%\n\x05terms\x18\x01 \x01(\x0b\x32\x16.ipfl.trainer.v1.Terms\x12\x0f\n\x07leaving\x18\x02 \x01(\x08\x12=\n\x07metrics\x18\x03 \x03(\x0b\x32,.ipfl.trainer.v1.FitReplyHeader.MetricsEntry\x12\'\n\x06layout\x18\x04 \x01(\x0b\x32\x17.ipfl.trainer.v1.Layout\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x14\n\x03\x45nd\x12\r\n\x05\x63rc32\x18\x01 \x01(\x07\x32\x9a\x01\n\x07Trainer\x12L\n\x08\x44\x65scribe\x12 .ipfl.trainer.v1.DescribeRequest\x1a\x1e.ipfl.trainer.v1.DescribeReply\x12\x41\n\x03\x46it\x12\x1b.ipfl.trainer.v1.FitRequest\x1a\x19.ipfl.trainer.v1.FitReply(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%ipfl_flower/trainer_api/trainer.proto\x12\x0fipfl.trainer.v1\",\n\x07Speaker\x12\x10\n\x08protocol\x18\x01 \x01(\r\x12\x0f\n\x07version\x18\x02 \x01(\t\"<\n\x0f\x44\x65scribeRequest\x12)\n\x07speaker\x18\x01 \x01(\x0b\x32\x18.ipfl.trainer.v1.Speaker\"\xb8\x02\n\rDescribeReply\x12\x0c\n\x04name\x18\x01 \x01(\t\x12>\n\x08versions\x18\x02 \x03(\x0b\x32,.ipfl.trainer.v1.DescribeReply.VersionsEntry\x12\x0c\n\x04task\x18\x03 \x01(\t\x12\'\n\x06layout\x18\x04 \x01(\x0b\x32\x17.ipfl.trainer.v1.Layout\x12%\n\x05terms\x18\x05 \x01(\x0b\x32\x16.ipfl.trainer.v1.Terms\x12\x0f\n\x07leaving\x18\x06 \x01(\x08\x12\x0e\n\x06\x64\x65vice\x18\x07 \x01(\t\x12)\n\x07speaker\x18\x08 \x01(\x0b\x32\x18.ipfl.trainer.v1.Speaker\x1a/\n\rVersionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"8\n\nTensorSpec\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\r\n\x05shape\x18\x03 \x03(\x04\"6\n\x06Layout\x12,\n\x07tensors\x18\x01 \x03(\x0b\x32\x1b.ipfl.trainer.v1.TensorSpec\"I\n\x05Terms\x12\x0f\n\x07samples\x18\x01 \x01(\x04\x12\x0c\n\x04\x63ost\x18\x02 \x01(\x01\x12\x11\n\teagerness\x18\x03 \x01(\x01\x12\x0e\n\x06\x62udget\x18\x04 \x01(\x01\"x\n\nFitRequest\x12,\n\x06header\x18\x01 \x01(\x0b\x32\x1a.ipfl.trainer.v1.FitHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x12#\n\x03\x65nd\x18\x03 \x01(\x0b\x32\x14.ipfl.trainer.v1.EndH\x00\x42\x06\n\x04part\"\xb7\x01\n\tFitHeader\x12\r\n\x05round\x18\x01 \x01(\x04\x12\r\n\x05train\x18\x02 \x01(\x08\x12\x0c\n\x04role\x18\x03 \x01(\t\x12\x13\n\x0b\x63oefficient\x18\x04 \x01(\x01\x12\r\n\x05start\x18\x05 \x01(\t\x12\x11\n\tstatement\x18\x06 \x01(\t\x12\x0c\n\x04task\x18\x07 \x01(\t\x12\x0e\n\x06layout\x18\x08 \x01(\x0c\x12)\n\x07speaker\x18\t \x01(\x0b\x32\x18.ipfl.trainer.v1.Speaker\"\xaa\x01\n\x08\x46itReply\x12-\n\x08progress\x18\x01 \x01(\x0b\x32\x19.ipfl.trainer.v1.ProgressH\x00\x12\x31\n\x06header\x18\x02 \x01(\x0b\x32\x1f.ipfl.trainer.v1.FitReplyHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x03 \x01(\x0cH\x00\x12#\n\x03\x65nd\x18\x04 \x01(\x0b\x32\x14.ipfl.trainer.v1.EndH\x00\x42\x06\n\x04part\"D\n\x08Progress\x12\r\n\x05phase\x18\x01 \x01(\t\x12\x0c\n\x04\x64one\x18\x02 \x01(\x04\x12\n\n\x02of\x18\x03 \x01(\x04\x12\x0f\n\x07seconds\x18\x04 \x01(\x01\"\x8b\x02\n\x0e\x46itReplyHeader\x12%\n\x05terms\x18\x01 \x01(\x0b\x32\x16.ipfl.trainer.v1.Terms\x12\x0f\n\x07leaving\x18\x02 \x01(\x08\x12=\n\x07metrics\x18\x03 \x03(\x0b\x32,.ipfl.trainer.v1.FitReplyHeader.MetricsEntry\x12\'\n\x06layout\x18\x04 \x01(\x0b\x32\x17.ipfl.trainer.v1.Layout\x12)\n\x07speaker\x18\x05 \x01(\x0b\x32\x18.ipfl.trainer.v1.Speaker\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x14\n\x03\x45nd\x12\r\n\x05\x63rc32\x18\x01 \x01(\x07\x32\x9a\x01\n\x07Trainer\x12L\n\x08\x44\x65scribe\x12 .ipfl.trainer.v1.DescribeRequest\x1a\x1e.ipfl.trainer.v1.DescribeReply\x12\x41\n\x03\x46it\x12\x1b.ipfl.trainer.v1.FitRequest\x1a\x19.ipfl.trainer.v1.FitReply(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,32 +35,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DESCRIBEREPLY_VERSIONSENTRY']._serialized_options = b'8\001'
   _globals['_FITREPLYHEADER_METRICSENTRY']._loaded_options = None
   _globals['_FITREPLYHEADER_METRICSENTRY']._serialized_options = b'8\001'
-  _globals['_DESCRIBEREQUEST']._serialized_start=58
-  _globals['_DESCRIBEREQUEST']._serialized_end=75
-  _globals['_DESCRIBEREPLY']._serialized_start=78
-  _globals['_DESCRIBEREPLY']._serialized_end=347
-  _globals['_DESCRIBEREPLY_VERSIONSENTRY']._serialized_start=300
-  _globals['_DESCRIBEREPLY_VERSIONSENTRY']._serialized_end=347
-  _globals['_TENSORSPEC']._serialized_start=349
-  _globals['_TENSORSPEC']._serialized_end=405
-  _globals['_LAYOUT']._serialized_start=407
-  _globals['_LAYOUT']._serialized_end=461
-  _globals['_TERMS']._serialized_start=463
-  _globals['_TERMS']._serialized_end=536
-  _globals['_FITREQUEST']._serialized_start=538
-  _globals['_FITREQUEST']._serialized_end=658
-  _globals['_FITHEADER']._serialized_start=661
-  _globals['_FITHEADER']._serialized_end=801
-  _globals['_FITREPLY']._serialized_start=804
-  _globals['_FITREPLY']._serialized_end=974
-  _globals['_PROGRESS']._serialized_start=976
-  _globals['_PROGRESS']._serialized_end=1044
-  _globals['_FITREPLYHEADER']._serialized_start=1047
-  _globals['_FITREPLYHEADER']._serialized_end=1271
-  _globals['_FITREPLYHEADER_METRICSENTRY']._serialized_start=1225
-  _globals['_FITREPLYHEADER_METRICSENTRY']._serialized_end=1271
-  _globals['_END']._serialized_start=1273
-  _globals['_END']._serialized_end=1293
-  _globals['_TRAINER']._serialized_start=1296
-  _globals['_TRAINER']._serialized_end=1450
+  _globals['_SPEAKER']._serialized_start=58
+  _globals['_SPEAKER']._serialized_end=102
+  _globals['_DESCRIBEREQUEST']._serialized_start=104
+  _globals['_DESCRIBEREQUEST']._serialized_end=164
+  _globals['_DESCRIBEREPLY']._serialized_start=167
+  _globals['_DESCRIBEREPLY']._serialized_end=479
+  _globals['_DESCRIBEREPLY_VERSIONSENTRY']._serialized_start=432
+  _globals['_DESCRIBEREPLY_VERSIONSENTRY']._serialized_end=479
+  _globals['_TENSORSPEC']._serialized_start=481
+  _globals['_TENSORSPEC']._serialized_end=537
+  _globals['_LAYOUT']._serialized_start=539
+  _globals['_LAYOUT']._serialized_end=593
+  _globals['_TERMS']._serialized_start=595
+  _globals['_TERMS']._serialized_end=668
+  _globals['_FITREQUEST']._serialized_start=670
+  _globals['_FITREQUEST']._serialized_end=790
+  _globals['_FITHEADER']._serialized_start=793
+  _globals['_FITHEADER']._serialized_end=976
+  _globals['_FITREPLY']._serialized_start=979
+  _globals['_FITREPLY']._serialized_end=1149
+  _globals['_PROGRESS']._serialized_start=1151
+  _globals['_PROGRESS']._serialized_end=1219
+  _globals['_FITREPLYHEADER']._serialized_start=1222
+  _globals['_FITREPLYHEADER']._serialized_end=1489
+  _globals['_FITREPLYHEADER_METRICSENTRY']._serialized_start=1443
+  _globals['_FITREPLYHEADER_METRICSENTRY']._serialized_end=1489
+  _globals['_END']._serialized_start=1491
+  _globals['_END']._serialized_end=1511
+  _globals['_TRAINER']._serialized_start=1514
+  _globals['_TRAINER']._serialized_end=1668
 # @@protoc_insertion_point(module_scope)

@@ -6,12 +6,22 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class Speaker(_message.Message):
+    __slots__ = ("protocol", "version")
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    protocol: int
+    version: str
+    def __init__(self, protocol: _Optional[int] = ..., version: _Optional[str] = ...) -> None: ...
+
 class DescribeRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("speaker",)
+    SPEAKER_FIELD_NUMBER: _ClassVar[int]
+    speaker: Speaker
+    def __init__(self, speaker: _Optional[_Union[Speaker, _Mapping]] = ...) -> None: ...
 
 class DescribeReply(_message.Message):
-    __slots__ = ("name", "versions", "task", "layout", "terms", "leaving", "device")
+    __slots__ = ("name", "versions", "task", "layout", "terms", "leaving", "device", "speaker")
     class VersionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -26,6 +36,7 @@ class DescribeReply(_message.Message):
     TERMS_FIELD_NUMBER: _ClassVar[int]
     LEAVING_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
+    SPEAKER_FIELD_NUMBER: _ClassVar[int]
     name: str
     versions: _containers.ScalarMap[str, str]
     task: str
@@ -33,7 +44,8 @@ class DescribeReply(_message.Message):
     terms: Terms
     leaving: bool
     device: str
-    def __init__(self, name: _Optional[str] = ..., versions: _Optional[_Mapping[str, str]] = ..., task: _Optional[str] = ..., layout: _Optional[_Union[Layout, _Mapping]] = ..., terms: _Optional[_Union[Terms, _Mapping]] = ..., leaving: _Optional[bool] = ..., device: _Optional[str] = ...) -> None: ...
+    speaker: Speaker
+    def __init__(self, name: _Optional[str] = ..., versions: _Optional[_Mapping[str, str]] = ..., task: _Optional[str] = ..., layout: _Optional[_Union[Layout, _Mapping]] = ..., terms: _Optional[_Union[Terms, _Mapping]] = ..., leaving: _Optional[bool] = ..., device: _Optional[str] = ..., speaker: _Optional[_Union[Speaker, _Mapping]] = ...) -> None: ...
 
 class TensorSpec(_message.Message):
     __slots__ = ("name", "dtype", "shape")
@@ -74,7 +86,7 @@ class FitRequest(_message.Message):
     def __init__(self, header: _Optional[_Union[FitHeader, _Mapping]] = ..., chunk: _Optional[bytes] = ..., end: _Optional[_Union[End, _Mapping]] = ...) -> None: ...
 
 class FitHeader(_message.Message):
-    __slots__ = ("round", "train", "role", "coefficient", "start", "statement", "task", "layout")
+    __slots__ = ("round", "train", "role", "coefficient", "start", "statement", "task", "layout", "speaker")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     TRAIN_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
@@ -83,6 +95,7 @@ class FitHeader(_message.Message):
     STATEMENT_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
     LAYOUT_FIELD_NUMBER: _ClassVar[int]
+    SPEAKER_FIELD_NUMBER: _ClassVar[int]
     round: int
     train: bool
     role: str
@@ -91,7 +104,8 @@ class FitHeader(_message.Message):
     statement: str
     task: str
     layout: bytes
-    def __init__(self, round: _Optional[int] = ..., train: _Optional[bool] = ..., role: _Optional[str] = ..., coefficient: _Optional[float] = ..., start: _Optional[str] = ..., statement: _Optional[str] = ..., task: _Optional[str] = ..., layout: _Optional[bytes] = ...) -> None: ...
+    speaker: Speaker
+    def __init__(self, round: _Optional[int] = ..., train: _Optional[bool] = ..., role: _Optional[str] = ..., coefficient: _Optional[float] = ..., start: _Optional[str] = ..., statement: _Optional[str] = ..., task: _Optional[str] = ..., layout: _Optional[bytes] = ..., speaker: _Optional[_Union[Speaker, _Mapping]] = ...) -> None: ...
 
 class FitReply(_message.Message):
     __slots__ = ("progress", "header", "chunk", "end")
@@ -118,7 +132,7 @@ class Progress(_message.Message):
     def __init__(self, phase: _Optional[str] = ..., done: _Optional[int] = ..., of: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
 
 class FitReplyHeader(_message.Message):
-    __slots__ = ("terms", "leaving", "metrics", "layout")
+    __slots__ = ("terms", "leaving", "metrics", "layout", "speaker")
     class MetricsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -130,11 +144,13 @@ class FitReplyHeader(_message.Message):
     LEAVING_FIELD_NUMBER: _ClassVar[int]
     METRICS_FIELD_NUMBER: _ClassVar[int]
     LAYOUT_FIELD_NUMBER: _ClassVar[int]
+    SPEAKER_FIELD_NUMBER: _ClassVar[int]
     terms: Terms
     leaving: bool
     metrics: _containers.ScalarMap[str, float]
     layout: Layout
-    def __init__(self, terms: _Optional[_Union[Terms, _Mapping]] = ..., leaving: _Optional[bool] = ..., metrics: _Optional[_Mapping[str, float]] = ..., layout: _Optional[_Union[Layout, _Mapping]] = ...) -> None: ...
+    speaker: Speaker
+    def __init__(self, terms: _Optional[_Union[Terms, _Mapping]] = ..., leaving: _Optional[bool] = ..., metrics: _Optional[_Mapping[str, float]] = ..., layout: _Optional[_Union[Layout, _Mapping]] = ..., speaker: _Optional[_Union[Speaker, _Mapping]] = ...) -> None: ...
 
 class End(_message.Message):
     __slots__ = ("crc32",)

@@ -82,16 +82,20 @@ def play(played: Played, watcher: Watcher) -> None:
     demo.compose("start", "birch-supernode")
     settled(watcher, begun["round"])
 
-    begun = collecting(watcher, begun["round"] + 1, "cedar")
+    begun = collecting(watcher, begun["round"] + 1, "cedar", "elm")
+    # By the engine, which doesn't start it again.
+    demo.compose("kill", "elm-supernode", "elm-trainer")
+    played.hit["killed for longer"] = watcher.now()
     network, supernode = demo.volume("cedar"), demo.container("cedar-supernode")["Id"]
     docker("network", "disconnect", network, supernode)
     played.hit["cut off"] = watcher.now()
-    others_replied(watcher, begun["round"], "cedar")
+    others_replied(watcher, begun["round"], "cedar", "elm")
     docker("network", "connect", network, supernode)
     played.hit["connected"] = watcher.now()
     settled(watcher, begun["round"])
+    demo.compose("start", "elm-trainer", "elm-supernode")
 
-    begun = collecting(watcher, begun["round"] + 1)
+    begun = collecting(watcher, begun["round"] + 1, "elm")
     demo.crash("superlink", "executor", "run")
     played.hit["operator killed"] = watcher.now()
     settled(watcher, begun["round"])
@@ -126,11 +130,11 @@ def collecting(watcher: Watcher, number: int, *names: str) -> dict:
     )
 
 
-def others_replied(watcher: Watcher, number: int, name: str) -> dict:
-    """Wait until a round waits for `name` alone, or is over."""
+def others_replied(watcher: Watcher, number: int, *names: str) -> dict:
+    """Wait until a round waits for nobody but `names`, or is over."""
     return watcher.wait_until(
-        f"round {number} waits for {name} alone",
-        lambda now: now["round"] != number or now["waiting"] == [name],
+        f"round {number} waits for {names} alone",
+        lambda now: now["round"] != number or set(now["waiting"]) <= set(names),
         ROUND_DEADLINE_S,
     )
 
@@ -289,8 +293,22 @@ def test_an_institution_that_was_cut_off_and_connected_again_came_back(played):
     assert hit["phase"] == "COLLECTING"
     assert "cedar" in hit["waiting"]
     assert connected["round"] == hit["round"]
-    assert connected["waiting"] == ["cedar"]
+    assert set(connected["waiting"]) == {"cedar", "elm"}
     assert_came_back(played, "cedar", hit["round"])
+
+
+def test_a_round_settled_without_whom_it_lost_for_good_and_who_came_back_later_traded(played):
+    hit = played.hit["killed for longer"]
+    assert hit["phase"] == "COLLECTING"
+    assert "elm" in hit["waiting"]
+    assert "elm" not in played.end["settled"][str(hit["round"])]
+    assert_came_back(played, "elm", hit["round"])
+    said = played.project.compose(
+        *("run", "--rm", "-T", "ledger", "statement", "/market/ledger.db", "elm", "--json")
+    )
+    traded = {line["round"] for line in json.loads(said)["lines"]}
+    assert hit["round"] not in traded
+    assert max(traded) > hit["round"]
 
 
 def test_the_killed_operator_came_back_on_its_volumes_and_went_on(played):
@@ -369,6 +387,27 @@ def test_data_and_state_are_mounted_by_the_trainer_alone(played):
         kit = played.project.volume(f"{name}-kit")
         having = {service for service, item in played.containers.items() if kit in volumes(item)}
         assert having == {f"{name}-join", f"{name}-supernode"}
+
+
+def test_of_the_certificates_each_service_has_what_it_needs(played):
+    having = {
+        volume: {
+            service
+            for service, item in played.containers.items()
+            if played.project.volume(volume) in volumes(item)
+        }
+        for volume in ("authority", "superlink-certificates", "superexec")
+    }
+    assert having == {
+        "authority": {"certificates"},
+        "superlink-certificates": {"certificates", "superlink"},
+        "superexec": {"certificates", "executor"},
+    }
+    files = "import os; print(*sorted(os.listdir('/certificates')))"
+    said = played.project.python("superlink", files)
+    assert said.split() == ["ca.pem", "server.key", "server.pem", "superexec.secret"]
+    # That volume is the one that everybody at the operator has: admit, run and executor.
+    assert played.project.python("executor", files).split() == ["ca.pem", "server.pem"]
 
 
 def test_a_stranger_is_refused_at_the_door_and_counted(played):

@@ -11,7 +11,6 @@ from pathlib import Path
 import click
 import pytest
 import typer
-from flwr.supercore.cli.flower_superexec import _parse_args as superexec_parser
 from support.manifests import GUIDE, OVERLAYS, ROOT, container, item, kind, pod, space, workloads
 
 from ipfl_flower.cli.main import cli
@@ -38,9 +37,7 @@ def untaken(words):
 def test_every_container_runs_a_command_that_there_is(overlay, rendered):
     for each in [each for found in workloads(rendered[overlay]) for each in found.containers]:
         program, *arguments = each["command"]
-        if program == "flower-superexec":
-            superexec_parser().parse_args(arguments)
-        elif program == "ipfl":
+        if program == "ipfl":
             assert untaken(arguments) == [], each["command"]
         else:
             assert each["command"][:2] == ["sh", "/etc/ipfl/run.sh"]
@@ -118,7 +115,7 @@ def test_flowers_connection_is_the_superlink_beside_it(rendered):
     connection = tomllib.loads(config["data"]["config.toml"])["superlink"]["market"]
     host, port = connection["address"].split(":")
     assert {f"--host={host}", f"--port={port}"} <= set(superlink["command"])
-    assert f"--runtime-api-address={connection['address']}" in executor["command"]
+    assert f"--runtime={connection['address']}" in executor["command"]
     [mount] = [m for m in run["volumeMounts"] if m["mountPath"] == "/run/ipfl"]
     folder, file = connection["root-certificates"].rsplit("/", 1)
     assert folder == mount["mountPath"]

@@ -68,10 +68,11 @@ def test_both_doctors_from_an_admission_to_an_expulsion(tmp_path):
         run_trainer_module(
             group, "initial", "--task", "digits", "--seed", 1, "--out", theta0_file(home)
         )
-        ipfl("join-request", "alder", "--dir", alder)
+        shown = ipfl("join-request", "alder", "--dir", alder).split()[-1]
         books = ("--market", market, "--certificates", certificates)
-        ipfl("admit", alder / "alder.request.json", *books, "--fleet", running.fleet, "--kit", kit)
-        ipfl("join", kit, "--dir", alder)
+        where = ("--fleet", running.fleet, "--kit", kit, "--fingerprint", shown)
+        said = ipfl("admit", alder / "alder.request.json", *books, *where)
+        ipfl("join", kit, "--dir", alder, "--operator", said.split()[-1])
         file = institution_file(tmp_path / "trainer")
         asked = ("institution", alder, "--trainer", address, "--institution", file)
         told = (

@@ -48,10 +48,12 @@ class Commands:
         assert done.stderr.count("\n") == 1
         return done.stderr
 
-    def admission(self, folder, name, kit):
+    def admission(self, folder, name, kit, *, read_out=False):
+        shown = fingerprint(load_node_key(folder).public_key())
         return [
             *("admit", folder / f"{name}.request.json", "--market", self.market, "--kit", kit),
             *("--certificates", self.folder / "certificates", "--fleet", self.fleet_address),
+            *(["--fingerprint", shown] if read_out else []),
         ]
 
 
@@ -88,7 +90,10 @@ def test_an_institution_joins_and_is_expelled(tmp_path):
 
         ipfl("join-request", "alder", "--dir", alder)
         shown = fingerprint(load_node_key(alder).public_key())
-        assert shown in ipfl(*ipfl.admission(alder, "alder", kit), "--fingerprint", shown)
+        assert "--fingerprint SHA256:" in ipfl.refused(*ipfl.admission(alder, "alder", kit))
+        assert status() == {}
+        printed = ipfl(*ipfl.admission(alder, "alder", kit, read_out=True))
+        assert shown in printed
         assert status() == {"alder": "registered"}
         first = kit.read_bytes()
         ipfl(*ipfl.admission(alder, "alder", kit))
@@ -99,10 +104,9 @@ def test_an_institution_joins_and_is_expelled(tmp_path):
         assert shown in refusal
         assert fingerprint(load_node_key(thief).public_key()) in refusal
         assert not (tmp_path / "stolen").exists()
-        other = ipfl.refused(*ipfl.admission(alder, "alder", kit), "--fingerprint", "SHA256:x")
-        assert "not the institution's request" in other
 
-        printed = ipfl("join", kit, "--dir", alder)
+        assert "--operator KEY" in ipfl.refused("join", kit, "--dir", alder)
+        printed = ipfl("join", kit, "--dir", alder, "--operator", printed.split()[-1])
         assert "distance-weight" in printed
         group.start("supernode", supernode(alder))
         wait_until(lambda: status() == {"alder": "online"}, "alder is online")
@@ -126,7 +130,7 @@ def test_an_institution_joins_and_is_expelled(tmp_path):
         assert [item.name for item in ledger.institutions()] == ["alder"]
         assert ledger.expelled() == {0: "sold noise"}
         kinds = [item.kind for item in ledger.events() if "Flower run" not in item.text]
-        assert kinds[:2] == ["admitted", "not admitted"]
+        assert kinds[:3] == ["admitted", "kit", "not admitted"]
         assert kinds.count("expelled") == 1
 
 
@@ -135,7 +139,7 @@ def test_a_superlink_that_is_not_there_is_one_line(tmp_path):
     ipfl("certs", "operator", tmp_path / "certificates", "--host", "127.0.0.1")
     ipfl.market.write_text(to_toml(market_settings(DemoOptions(), tmp_path)))
     ipfl("join-request", "alder", "--dir", tmp_path / "alder")
-    admission = ipfl.admission(tmp_path / "alder", "alder", tmp_path / "kit")
+    admission = ipfl.admission(tmp_path / "alder", "alder", tmp_path / "kit", read_out=True)
     (tmp_path / "flower").mkdir()
     assert "market" in ipfl.refused(*admission)
     (tmp_path / "flower" / "config.toml").write_text(
@@ -155,7 +159,7 @@ def test_a_market_goes_on_without_who_is_expelled_and_admits_meanwhile(tmp_path)
         ipfl("join-request", "elm", "--dir", tmp_path / "elm")
         market.wait_until(lambda: market.settled() >= 1)
         ipfl("expel", "cedar", "--market", ipfl.market, "--reason", "sold noise")
-        ipfl(*ipfl.admission(tmp_path / "elm", "elm", tmp_path / "kit"))
+        ipfl(*ipfl.admission(tmp_path / "elm", "elm", tmp_path / "kit", read_out=True))
         assert market.run.wait(400) == 0, market.printed
     with Ledger.open(market.ledger_file, create=False) as ledger:
         assert [item.state for item in ledger.rounds()] == [State.DELIVERED] * 5

@@ -76,10 +76,10 @@ def container(image: str, options: Sequence[str], arguments: Sequence[str]) -> I
         docker("rm", "--force", "--volumes", name)
 
 
-def logs(name: str) -> str:
-    """Return the last that a container printed, on either stream."""
+def logs(name: str, lines: str = "60") -> str:
+    """Return the last lines that a container printed, or ``all``, on either stream."""
     done = subprocess.run(
-        ["docker", "logs", "--tail", "60", name],
+        ["docker", "logs", "--tail", lines, name],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from ipfl_flower.cli.bundle import to_toml
 from ipfl_flower.cli.certs import make_node_key, make_server_certificates, write_private
+from ipfl_flower.cli.executor import executor_command
 from ipfl_flower.cli.fleet import environment
 from ipfl_flower.cli.flower import FlowerCli
 from ipfl_flower.cli.kit import Kit
@@ -189,11 +190,7 @@ def operator(folder: Path, *, expired: bool = False) -> Iterator[Operator]:
             wait_for_port(number, group, "superlink", deadline_s=START_S)
         group.start(
             "superexec",
-            [
-                *(SCRIPTS / "flower-superexec", "--root-certificates", files.ca),
-                *("--runtime-api-address", f"127.0.0.1:{port}"),
-                *("--superexec-auth-secret-file", secret),
-            ],
+            executor_command(f"127.0.0.1:{port}", secret, files.ca),
         )
         yield Operator(folder, group, f"127.0.0.1:{fleet_port}", FlowerCli(group, "market"))
 

@@ -229,17 +229,17 @@ def _shorter(text):
 
 def admit(cluster, run, name):
     """Let an institution in, as docs/kubernetes.md says; start its pods and return its trainer."""
-    cluster.at_desk("join-request", name, "--dir", name)
+    fingerprint = cluster.at_desk("join-request", name, "--dir", name).split()[-1]
     cluster.at_desk("certs", "trainer", f"{name}-tls", "--host", "trainer", "--host", "localhost")
     exchange = cluster.volume(*OPERATOR, "run-tmp")
     shutil.copy(cluster.desk / name / f"{name}.request.json", exchange)
-    run.run(
+    said = run.run(
         *("ipfl", "admit", f"/tmp/{name}.request.json", "--market", "/etc/market/market.toml"),
         *("--superlink", "market", "--certificates", "/run/ipfl", "--fleet", f"{FLEET}:9092"),
-        *("--kit", f"/tmp/{name}.kit.json"),
+        *("--kit", f"/tmp/{name}.kit.json", "--fingerprint", fingerprint),
     )
     shutil.copy(exchange / f"{name}.kit.json", cluster.desk)
-    cluster.at_desk("join", f"{name}.kit.json", "--dir", name)
+    cluster.at_desk("join", f"{name}.kit.json", "--dir", name, "--operator", said.split()[-1])
     files = ("node.key", "kit.json", "ca.pem", "allowed")
     cluster.keep_secret(name, "supernode", name, files)
     for side in ("trainer", "supernode"):

@@ -83,6 +83,7 @@ def test_a_connection_between_two_looks_counts(counters):
         (["/venv/bin/python3", "/venv/bin/flower-superlink", "--port", "1"], "superlink"),
         (["/venv/bin/flwr-clientapp", "--token", "x"], "clientapp"),
         (["python", "-m", "ipfl_flower.trainer.serve", "a.toml"], "trainer"),
+        (["python", "-P", "-m", "ipfl_flower.cli.server_executor", "--secret", "s"], "superexec"),
         (["ss", "-E"], None),
         (["cat", "a", "flower-superlink"], None),
         ([], None),

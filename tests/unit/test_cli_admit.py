@@ -3,14 +3,27 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from support.joining import FakeRegister, make_kit
+from typer.testing import CliRunner
 
-from ipfl_flower.cli.admit import operator_key, read_authority, register, terms
+from ipfl_flower.cli import issuing
+from ipfl_flower.cli.admit import (
+    check_fingerprint,
+    operator_key,
+    read_authority,
+    register,
+    terms,
+)
+from ipfl_flower.cli.bundle import to_toml
 from ipfl_flower.cli.certs import issue, make_authority, make_server_certificates
 from ipfl_flower.cli.documents import KitError
 from ipfl_flower.cli.flower import RegisteredNode
+from ipfl_flower.cli.issuing import issue_kit
+from ipfl_flower.cli.main import cli
 from ipfl_flower.cli.node_keys import fingerprint, flower_bytes, load_or_make_node_key
+from ipfl_flower.cli.processes import LaunchError
 from ipfl_flower.cli.request import JoinRequest
 from ipfl_flower.ledger import EnrolmentError, Ledger
 from ipfl_flower.notary import OPERATOR_KEY
@@ -47,23 +60,42 @@ def test_the_ledger_and_flower_name_a_key_by_the_same_bytes(tmp_path):
 
 def test_an_account_is_opened_and_the_key_registered(tmp_path, ledger, flower):
     asked = ask(tmp_path / "alder")
-    since = register(asked, ledger, flower, 1000)
+    register(asked, ledger, flower, 1000)
     (account,) = ledger.institutions()
     (node,) = flower.nodes()
     assert (account.name, account.samples_cap) == ("alder", 1000)
     assert account.public_key == node.public_key == flower_bytes(asked.key())
     assert node.name == "alder"
-    assert datetime.now(UTC) - since < timedelta(minutes=1)
     assert [event.kind for event in ledger.events()] == ["admitted"]
 
 
-def test_admitting_again_gives_the_same_and_changes_nothing(tmp_path, settings, flower):
-    clock = iter(range(1_700_000_000, 1_800_000_000))
-    with Ledger.open(settings.ledger, clock=lambda: next(clock) + 0.75) as ledger:
-        asked = [ask(tmp_path / "alder") for _ in range(2)]
-        since = [register(request, ledger, flower, 1000) for request in asked]
-        assert since[0] == since[1]
-        assert len(flower.nodes()) == len(ledger.institutions()) == len(ledger.events()) == 1
+def test_admitting_again_changes_nothing(tmp_path, ledger, flower):
+    for _ in range(2):
+        register(ask(tmp_path / "alder"), ledger, flower, 1000)
+    assert len(flower.nodes()) == len(ledger.institutions()) == len(ledger.events()) == 1
+
+
+def test_a_new_name_needs_the_fingerprint_that_was_read_out(tmp_path, ledger, flower):
+    asked = ask(tmp_path / "alder")
+    found = fingerprint(asked.key())
+    with pytest.raises(KitError, match="telephone the institution") as refused:
+        check_fingerprint(asked, ledger, None)
+    assert found in str(refused.value)
+    with pytest.raises(KitError, match="not the institution's request"):
+        check_fingerprint(asked, ledger, "SHA256:x")
+    check_fingerprint(asked, ledger, f"{found}\n")
+    register(asked, ledger, flower, 1000)
+    check_fingerprint(asked, ledger, None)
+    with pytest.raises(KitError, match="not the institution's request"):
+        check_fingerprint(asked, ledger, "SHA256:x")
+
+
+def test_samples_max_may_not_change_between_two_admissions(tmp_path, ledger, flower):
+    register(ask(tmp_path / "alder"), ledger, flower, 1000)
+    for name in ("alder", "birch"):
+        with pytest.raises(KitError, match="samples-max is 500, and alder was admitted with 1000"):
+            register(ask(tmp_path / name, name), ledger, flower, 500)
+    assert len(flower.nodes()) == len(ledger.institutions()) == 1
 
 
 def test_what_was_interrupted_is_finished(tmp_path, ledger, flower):
@@ -122,6 +154,82 @@ def test_who_was_expelled_is_admitted_again_where_the_superlink_takes_the_key(
     flower.known.clear()  # a new SuperLink
     register(ask(tmp_path / "alder"), ledger, flower, 1000)
     assert ledger.expelled() == {}
+
+
+def write_market(folder, settings):
+    names = ("ledger", "models-dir", "initial-model")
+    paths = {name: str(getattr(settings, name.replace("-", "_"))) for name in names}
+    (folder / "market.toml").write_text(to_toml(paths))
+    return folder / "market.toml"
+
+
+@pytest.mark.parametrize("reason", ["two\nlines", "\x1b[2J", "\r"])
+def test_a_reason_cannot_write_on_the_terminal(tmp_path, settings, ledger, flower, reason):
+    register(ask(tmp_path / "alder"), ledger, flower, 1000)
+    market = write_market(tmp_path, settings)
+    command = ["expel", "alder", "--market", str(market), "--reason", reason]
+    done = CliRunner().invoke(cli, command)
+    assert isinstance(done.exception, KitError)
+    assert "give one plain line" in str(done.exception)
+    assert ledger.expelled() == {}
+
+
+def test_a_superlink_that_cannot_be_asked_is_not_said_to_know_the_key(
+    tmp_path, settings, ledger, flower, monkeypatch
+):
+    monkeypatch.setenv("FLWR_HOME", str(tmp_path / "flwr"))
+    register(ask(tmp_path / "alder"), ledger, flower, 1000)
+    market = write_market(tmp_path, settings)
+    command = ["expel", "alder", "--market", str(market), "--superlink", "elm"]
+    done = CliRunner().invoke(cli, command)
+    assert isinstance(done.exception, LaunchError)
+    assert "the SuperLink 'elm' could not be asked to forget the key of alder" in str(
+        done.exception
+    )
+
+
+# --- issuing kits ---------------------------------------------------------------------------------
+
+
+def hand_out(tmp_path, ledger, key, **fields):
+    made = make_kit(tmp_path / "alder", key).model_dump()
+    for name in ("issued", "signature", "operator_key", "ca"):
+        del made[name]
+    return issue_kit(ledger, key, **{**made, "ca": "PEM", **fields})
+
+
+def test_the_same_content_gives_the_same_kit_at_any_time(tmp_path, ledger, monkeypatch):
+    key = Ed25519PrivateKey.generate()
+    first = hand_out(tmp_path, ledger, key)
+    later = datetime.now(UTC) + timedelta(days=1)
+    monkeypatch.setattr(issuing, "datetime", clock(later))
+    assert hand_out(tmp_path, ledger, key) == first
+    assert [event.kind for event in ledger.events()] == ["kit"]
+
+
+@pytest.mark.parametrize("hours", [-1, 0, 1])
+def test_each_new_content_has_a_later_time_whatever_the_clock_says(
+    tmp_path, ledger, monkeypatch, hours
+):
+    key = Ed25519PrivateKey.generate()
+    kits = [hand_out(tmp_path, ledger, key)]
+    monkeypatch.setattr(issuing, "datetime", clock(kits[0].issued + timedelta(hours=hours)))
+    changes = ({"fleet": "b.example:1"}, {"terms": {"eta": 2}}, {})
+    kits += [hand_out(tmp_path, ledger, key, **change) for change in changes]
+    times = [kit.issued for kit in kits]
+    assert times == sorted(set(times))
+    other = hand_out(tmp_path, ledger, key, name="birch", fleet="c.example:1")
+    assert hand_out(tmp_path, ledger, key) == kits[-1]
+    assert hand_out(tmp_path, ledger, key, name="birch", fleet="c.example:1") == other
+
+
+def clock(now):
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return now.astimezone(tz)
+
+    return Clock
 
 
 # --- what a kit says ------------------------------------------------------------------------------

@@ -7,11 +7,14 @@ from datetime import UTC, datetime, timedelta
 
 import grpc
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from grpc_health.v1.health import HealthServicer
 from grpc_health.v1.health_pb2 import HealthCheckRequest
 from grpc_health.v1.health_pb2_grpc import HealthStub, add_HealthServicer_to_server
 from typer.testing import CliRunner
 
+from ipfl_flower.cli import authority
 from ipfl_flower.cli.authority import read_certificate
 from ipfl_flower.cli.certs import ServerCertificates, make_node_key, make_server_certificates
 from ipfl_flower.cli.documents import KitError
@@ -156,12 +159,40 @@ def test_renewing_without_the_cas_key_says_so(operator, tmp_path):
         ipfl_certs("operator", operator.ca.parent, "--renew")
 
 
+def test_nothing_is_renewed_from_a_ca_that_has_expired(operator, tmp_path, monkeypatch):
+    class LongAgo(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return datetime.now(tz) - timedelta(days=authority.CA_DAYS + 1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(authority, "datetime", LongAgo)
+        old = authority.Authority.make("old")
+    assert old.certificate.not_valid_after_utc < datetime.now(UTC)
+    operator.ca.write_bytes(authority.certificate_pem(old.certificate))
+    operator.ca.with_name("ca.key").write_bytes(authority.private_pem(old.key))
+    before = operator.certificate.read_bytes()
+    with pytest.raises(KitError, match=r"the CA expired at .* UTC, .* in a new folder"):
+        ipfl_certs("operator", operator.ca.parent, "--renew")
+    assert operator.certificate.read_bytes() == before
+
+
+def test_a_ca_of_ones_own_that_signs_with_rsa_is_told_apart(operator):
+    key = rsa.generate_private_key(65537, 2048)
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    operator.ca.with_name("ca.key").write_bytes(pem)
+    with pytest.raises(KitError, match="is no key on an elliptic curve"):
+        ipfl_certs("operator", operator.ca.parent, "--renew")
+
+
 def test_the_ca_outlives_what_is_renewed_from_it(operator):
     ca, server = read_certificate(operator.ca), read_certificate(operator.certificate)
     assert ca.not_valid_after_utc - server.not_valid_after_utc > timedelta(days=3000)
 
 
-@pytest.mark.parametrize("host", ["https://market.example", "market.example:9092", "", "a b", "ä"])
+@pytest.mark.parametrize(
+    "host", ["https://market.example", "market.example:9092", "", "a b", "ä", "a..b", "a" * 64]
+)
 @pytest.mark.parametrize("side", ["operator", "trainer"])
 def test_a_host_that_is_none_is_refused_before_anything_is_made(tmp_path, side, host):
     with pytest.raises(KitError, match="no host name or IP address"):

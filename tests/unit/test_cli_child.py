@@ -115,6 +115,25 @@ def test_a_child_goes_on_when_nobody_reads_our_output():
         assert wait(child, Stop(), lambda: None) == 0
 
 
+def test_a_line_that_cannot_be_understood_does_not_end_the_reading(capsys):
+    lines = Lines()
+
+    def on_line(line):
+        if line == "bad":
+            raise ValueError("Unsupported curve")
+        lines.append(line)
+
+    code = "print('bad'); print('good')"
+    with Child(python(code), os.environ, on_line) as child:
+        assert wait(child, Stop(), lambda: None) == 0
+        child.end()
+    assert lines == ["good"]
+    assert (
+        capsys.readouterr().err
+        == "ipfl: a line of the output was lost: ValueError: Unsupported curve\n"
+    )
+
+
 def test_a_program_that_is_not_there_is_named():
     with pytest.raises(LaunchError, match="/nowhere can't be started"):
         Child(["/nowhere"], os.environ, print)

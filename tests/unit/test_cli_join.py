@@ -28,6 +28,11 @@ def ipfl(*arguments):
     return done.output
 
 
+def join(kit_file, folder):
+    """Take a kit over whose operator has read its key out."""
+    return ipfl("join", kit_file, "--dir", folder, "--operator", Kit.read(kit_file).operator_key)
+
+
 @pytest.fixture
 def folder(tmp_path):
     folder = tmp_path / "alder"
@@ -195,27 +200,28 @@ def test_every_truncation_of_a_kit_is_refused(kit_file):
 
 
 def test_a_kit_is_taken_over(folder, kit_file):
-    said = ipfl("join", kit_file, "--dir", folder)
+    said = join(kit_file, folder)
     kit = Kit.read(folder / "kit.json")
     assert kit == Kit.read(kit_file)
     assert (folder / "ca.pem").read_text() == kit.ca
     assert (folder / "allowed").read_text() == f"{BUNDLE}\n"
+    assert f"this app bundle may run here: {BUNDLE}\n" in said
     assert read_public_key(folder / "operator.key") == kit.operator_key
     assert "distance-weight  5.0" in said
     assert f'operator_key = "{kit.operator_key}"' in said
 
 
 def test_the_same_kit_may_come_twice(folder, kit_file):
-    first = ipfl("join", kit_file, "--dir", folder)
+    first = join(kit_file, folder)
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert ipfl("join", kit_file, "--dir", folder).splitlines()[0] == first.splitlines()[0]
+    assert join(kit_file, folder).splitlines()[0] == first.splitlines()[0]
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == files
 
 
 def test_a_later_kit_does_not_allow_a_bundle_by_itself(folder, kit_file, operator):
-    ipfl("join", kit_file, "--dir", folder)
+    join(kit_file, folder)
     make_kit(folder, operator, bundles=["0b" * 32]).write(kit_file)
-    assert f"ipfl allow {folder} {'0b' * 32}" in ipfl("join", kit_file, "--dir", folder)
+    assert f"ipfl allow {folder} {'0b' * 32}" in join(kit_file, folder)
     assert (folder / "allowed").read_text() == f"{BUNDLE}\n"
 
 
@@ -252,11 +258,12 @@ def test_a_kit_without_a_key_of_its_own_is_refused(tmp_path, kit_file):
 
 
 def test_another_operator_than_the_one_accepted_is_refused(folder, kit_file):
-    ipfl("join", kit_file, "--dir", folder)
+    join(kit_file, folder)
     before = (folder / "kit.json").read_bytes()
     make_kit(folder).write(kit_file)
-    with pytest.raises(KitError, match="ask the operator by another channel"):
-        ipfl("join", kit_file, "--dir", folder)
+    for how in (ipfl, lambda *_: join(kit_file, folder)):
+        with pytest.raises(KitError, match="ask the operator by another channel"):
+            how("join", kit_file, "--dir", folder)
     assert (folder / "kit.json").read_bytes() == before
 
 
@@ -267,16 +274,79 @@ def test_the_operator_is_compared_with_what_was_read_out(folder, kit_file):
     ipfl("join", kit_file, "--dir", folder, "--operator", key.upper())
 
 
+def test_the_first_kit_needs_the_operators_key_by_another_channel(folder, kit_file):
+    before = {path.name for path in folder.iterdir()}
+    with pytest.raises(KitError, match="telephone the operator") as refused:
+        ipfl("join", kit_file, "--dir", folder)
+    assert Kit.read(kit_file).operator_key in str(refused.value)
+    assert "--operator KEY" in str(refused.value)
+    assert {path.name for path in folder.iterdir()} == before
+    join(kit_file, folder)
+    ipfl("join", kit_file, "--dir", folder)  # now the operator is known
+
+
+def test_an_older_kit_of_the_same_operator_is_refused(folder, kit_file, operator):
+    join(kit_file, folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    old = datetime.now(UTC) - timedelta(days=1)
+    make_kit(folder, operator, issued=old, fleet="old.example:9092").write(kit_file)
+    with pytest.raises(KitError, match="it is out of date"):
+        ipfl("join", kit_file, "--dir", folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_what_a_later_kit_changes_is_said(folder, kit_file, operator):
+    join(kit_file, folder)
+    terms = {"distance-weight": 4.0, "red\x1b[31m": 1}
+    make_kit(folder, operator, fleet="new.example:9092", terms=terms).write(kit_file)
+    said = ipfl("join", kit_file, "--dir", folder)
+    changes = [line for line in said.splitlines() if line.startswith("changed: ")]
+    assert changes[0] == (
+        "changed: the SuperLink is at new.example:9092, was at market.example:9092"
+    )
+    assert changes[1].startswith("changed: the CA's certificate has the SHA-256 ")
+    assert changes[2:] == [
+        "changed: distance-weight is 4.0, was 5.0",
+        "changed: red\\x1b[31m is 1, was missing",
+        'changed: task is missing, was "digits"',
+    ]
+    assert "changed: " not in ipfl("join", kit_file, "--dir", folder)
+
+
+def test_a_kit_without_terms_is_taken_over(folder, kit_file, operator):
+    make_kit(folder, operator, terms={}).write(kit_file)
+    assert "on these terms" in join(kit_file, folder)
+
+
+@pytest.mark.parametrize("fleet", ["a..b:9092", "-h:9092", "a:99999", "a:0", "[1:2]:9092"])
+def test_an_address_that_cannot_be_dialled_is_in_no_kit(folder, kit_file, fleet):
+    with pytest.raises(KitError, match="no kit can be made: fleet"):
+        make_kit(folder, fleet=fleet)
+    kit_file.write_text(json.dumps({**json.loads(kit_file.read_text()), "fleet": fleet}))
+    with pytest.raises(KitError, match=r"or damaged \(fleet"):
+        join(kit_file, folder)
+
+
+def test_a_link_is_not_followed_even_if_it_is_made_at_the_last_moment(kit_file, monkeypatch):
+    link = kit_file.with_name("link")
+    link.symlink_to(kit_file)
+    monkeypatch.setattr(type(link), "is_symlink", lambda _: False)  # it was no link just before
+    with pytest.raises(KitError, match="is a symbolic link"):
+        Kit.read(link, follow=False)
+
+
 @pytest.mark.parametrize("theirs", [{}, {"flwr": "1.39.0"}, {**own_versions(), "flwr": "1.40.0"}])
 def test_versions_that_do_not_work_together_are_refused(folder, theirs):
+    kit = make_kit(folder, versions=theirs)
     with pytest.raises(KitError, match=r"at the operator and .* here: install the same series"):
-        check_kit(make_kit(folder, versions=theirs), folder, None)
+        check_kit(kit, folder, kit.operator_key)
 
 
 def test_another_release_of_the_same_series_is_taken(folder):
     series = ".".join(own_versions()["ipfl-flower"].split(".")[:2])
     theirs = {**own_versions(), "ipfl-flower": f"{series}.99"}
-    check_kit(make_kit(folder, versions=theirs), folder, None)
+    kit = make_kit(folder, versions=theirs)
+    assert check_kit(kit, folder, kit.operator_key) is None
 
 
 def test_a_kit_holds_as_long_as_its_ca(folder):
@@ -291,7 +361,7 @@ def test_a_kit_holds_as_long_as_its_ca(folder):
 def test_a_kit_that_is_a_link_is_refused_and_one_that_was_mounted_is_not(folder, kit_file):
     link = kit_file.with_name("link")
     link.symlink_to(kit_file)
-    with pytest.raises(KitError, match="symbolic link"):
+    with pytest.raises(KitError, match="symbolic link: name the kit itself"):
         ipfl("join", link, "--dir", folder)
     assert Kit.read(link) == Kit.read(kit_file)
 
@@ -299,14 +369,14 @@ def test_a_kit_that_is_a_link_is_refused_and_one_that_was_mounted_is_not(folder,
 def test_a_link_in_the_folder_is_replaced_and_not_written_through(folder, kit_file, tmp_path):
     (tmp_path / "precious").write_text("mine")
     (folder / "ca.pem").symlink_to(tmp_path / "precious")
-    ipfl("join", kit_file, "--dir", folder)
+    join(kit_file, folder)
     assert (tmp_path / "precious").read_text() == "mine"
     assert (folder / "ca.pem").read_text() == Kit.read(kit_file).ca
 
 
 def test_terms_cannot_write_on_the_terminal(folder, kit_file, operator):
     make_kit(folder, operator, terms={"task\x1b[2J": "\x1b[31mred\n"}).write(kit_file)
-    said = ipfl("join", kit_file, "--dir", folder)
+    said = join(kit_file, folder)
     assert "\x1b" not in said
 
 

@@ -1,10 +1,16 @@
 import json
+import os
+import sys
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from ipfl_flower.cli import refusals as module
+from ipfl_flower.cli.child import Child, Stop, wait
 from ipfl_flower.cli.handshakes import Handshakes
 from ipfl_flower.cli.refusals import LAST_MAX, Kind, Refusal, Refusals, refused_node
+from ipfl_flower.cli.superlink import Door
 
 # As flwr 1.39 prints them.
 PEM = (
@@ -98,6 +104,29 @@ def test_a_key_that_cannot_be_read_is_counted_all_the_same():
     refusal = refused_node(UNKNOWN.replace("MHYw", "////"))
     assert refusal.kind == Kind.UNKNOWN_KEY
     assert refusal.who.startswith("no EC key")
+
+
+@pytest.mark.parametrize("curve", [ec.SECP256K1, ec.SECP224R1, ec.BrainpoolP384R1])
+def test_a_strangers_key_of_any_curve_is_counted(curve):
+    pem = ec.generate_private_key(curve()).public_key()
+    pem = pem.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    refusal = refused_node(UNKNOWN.replace(PEM, repr(pem)))
+    assert refusal.kind == Kind.UNKNOWN_KEY
+    assert refusal.who.startswith("no EC key of OpenSSH's, ")
+
+
+def test_a_strangers_key_of_another_curve_does_not_silence_the_log(tmp_path, capsys):
+    key = ec.generate_private_key(ec.SECP256K1()).public_key()
+    pem = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    lines = [UNKNOWN.replace(PEM, repr(pem)), IN_USE, "served"]
+    refusals = Refusals(tmp_path / "refusals.json", print)
+    code = "import sys; print(*sys.argv[1:], sep='\\n')"
+    with Child([sys.executable, "-c", code, *lines], os.environ, Door(refusals).read) as child:
+        assert wait(child, Stop(), lambda: None) == 0
+    refusals.flush(force=True)
+    counts = json.loads((tmp_path / "refusals.json").read_text())["counts"]
+    assert (counts["unknown-key"], counts["key-in-use"]) == (1, 1)
+    assert capsys.readouterr().err == "served\n"
 
 
 def test_who_hangs_up_on_our_certificate_refused_it():

@@ -94,6 +94,12 @@ def test_a_bad_market_file_is_one_line(tmp_path, content, said):
     assert done.stderr.count("\n") == 1
 
 
+def test_a_reason_cannot_write_on_the_terminal(ledger):
+    ledger.expel("cedar", "ümlaut\n\x1b[2Jeverything is fine")
+    lines = status_lines(read_status(ledger))
+    assert lines[0] == r"cedar is expelled: ümlaut\n\x1b[2Jeverything is fine"
+
+
 def test_it_says_who_is_expelled(ledger):
     ledger.expel("cedar", "sold noise")
     ledger.expel("birch")

@@ -5,7 +5,7 @@ import pytest
 from support.door import expire, join, tls_server
 
 from ipfl_flower.cli import supernode as module
-from ipfl_flower.cli.certs import make_server_certificates
+from ipfl_flower.cli.certs import make_node_key, make_server_certificates
 from ipfl_flower.cli.documents import KitError
 from ipfl_flower.cli.greeting import Code, certificate_fault
 from ipfl_flower.cli.processes import LaunchError, free_port
@@ -59,11 +59,45 @@ def test_a_folder_is_read_and_what_is_missing_is_named(tmp_path):
     with pytest.raises(LaunchError, match="allowed, which lists the app bundles"):
         Institution.read(tmp_path / "alder")
     (tmp_path / "alder" / "node.key").unlink()
-    with pytest.raises(LaunchError, match=r"node\.key is missing"):
+    with pytest.raises(KitError, match=r"node\.key, the node key .* can't be read"):
         Institution.read(tmp_path / "alder")
     (tmp_path / "alder" / "kit.json").write_text("{}")
     with pytest.raises(KitError, match=r"kit\.json"):
         Institution.read(tmp_path / "alder")
+
+
+@pytest.fixture
+def alder(tmp_path):
+    ca = make_server_certificates(tmp_path / "a", ["127.0.0.1"]).ca
+    join(tmp_path / "alder", "fleet.example:9092", ca)
+    return tmp_path / "alder"
+
+
+def test_a_key_that_everybody_can_read_is_refused_and_a_mounted_one_is_not(alder):
+    (alder / "node.key").chmod(0o440)  # as Kubernetes mounts a Secret
+    Institution.read(alder)
+    (alder / "node.key").chmod(0o604)
+    with pytest.raises(KitError, match="can be read by others"):
+        Institution.read(alder)
+
+
+def test_a_key_or_a_ca_that_is_not_the_kits_is_refused(alder, tmp_path):
+    own = (alder / "node.key").read_bytes()
+    (alder / "node.key").unlink()
+    make_node_key(alder / "node.key")
+    with pytest.raises(LaunchError, match=r"kit\.json is for another key than"):
+        Institution.read(alder)
+    (alder / "node.key").write_bytes(own)
+    other = make_server_certificates(tmp_path / "b", ["127.0.0.1"]).ca
+    (alder / "ca.pem").write_bytes((alder / "ca.pem").read_bytes() + other.read_bytes())
+    with pytest.raises(LaunchError, match=r"ca\.pem is not the CA of"):
+        Institution.read(alder)
+
+
+@pytest.mark.parametrize("address", ["", "bogus", "unix://trainer.sock", "gpu:99999"])
+def test_a_trainer_that_has_no_address_is_refused(address):
+    with pytest.raises(LaunchError, match="--trainer: address"):
+        TrainerAddress(address).node_config()
 
 
 def test_the_node_config_names_the_trainer_and_its_files():

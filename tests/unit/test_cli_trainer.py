@@ -31,13 +31,13 @@ def test_every_option_reaches_the_trainer_and_has_its_default(monkeypatch):
     assert CliRunner().invoke(cli, ["trainer", "i.toml"]).exit_code == 0
     [(path, arguments)] = executed
     assert path == arguments[0] == sys.executable
-    assert arguments[1:4] == ["-m", "ipfl_flower.trainer.serve", "i.toml"]
+    assert arguments[1:5] == ["-P", "-m", "ipfl_flower.trainer.serve", "i.toml"]
     own = _parser().parse_args(["i.toml"])
-    assert _parser().parse_args(arguments[3:]) == own
+    assert _parser().parse_args(arguments[4:]) == own
     given = {name: value for name, value in vars(own).items() if name != "institution"}
     options = [f"--{name.replace('_', '-')}={7 if value else 'x'}" for name, value in given.items()]
     assert CliRunner().invoke(cli, ["trainer", "i.toml", *options]).exit_code == 0
-    parsed = vars(_parser().parse_args(executed[1][1][3:]))
+    parsed = vars(_parser().parse_args(executed[1][1][4:]))
     assert {name for name in given if str(parsed[name]) in ("7", "7.0", "x")} == given.keys()
 
 

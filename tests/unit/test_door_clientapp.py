@@ -13,7 +13,7 @@ from flwr.supercore.fab import Fab
 from flwr.supercore.run import Run
 
 from ipfl_flower.door import clientapp
-from ipfl_flower.door.executor import CLIENT_APP
+from ipfl_flower.door.executor import CLIENT_APP, client_environment
 
 PYPROJECT = """
 [project]
@@ -123,6 +123,24 @@ def test_what_the_run_says_of_itself_does_not_choose_another_folder(place):
     outcome = ask(content, {sha256(content)}, fab_version=version)
     assert outcome.reply.error.code == ErrorCode.LOAD_CLIENT_APP_EXCEPTION
     assert not (place / "marker").exists()
+
+
+def test_half_an_app_that_a_killed_process_left_is_not_loaded(place):
+    content = bundle(place)
+    left = place / "flwr" / "apps" / f"test.door.1.0.0.{sha256(content)[:8]}"
+    left.mkdir(parents=True)
+    (left / "pyproject.toml").write_text(PYPROJECT.format(package="half"))
+    before = set((place / "flwr").rglob("*"))
+    outcome = ask(content, {sha256(content)})
+    assert outcome.sub_status == SubStatus.COMPLETED
+    assert (place / "marker").exists()
+    assert set((place / "flwr").rglob("*")) == before
+
+
+def test_what_a_client_app_sees_of_the_environment():
+    ours = {"PATH": "/bin", "FLWR_HOME": "/f", "OMP_NUM_THREADS": "1", "LC_ALL": "C"}
+    secrets = {"PGPASSWORD": "x", "AWS_SECRET_ACCESS_KEY": "x", "PATH_TO_KEY": "x"}
+    assert client_environment({**ours, **secrets}) == ours
 
 
 def test_an_allowed_bundle_that_fails_is_an_error_reply_with_its_text(place):

@@ -141,6 +141,53 @@ def test_a_superlink_whose_database_was_locked_is_asked_again():
     assert {exchange.node(reply) for reply in exchange.replies()} == set(grid.nodes)
 
 
+class HalfDeafGrid(CountingGrid):
+    """The SuperLink takes the first pushes, or answers who is there, only after it has failed."""
+
+    failures = dict.fromkeys(("push", "nodes"), 0)
+
+    def push_messages(self, messages):
+        self.fail("push")
+        return super().push_messages(messages)
+
+    def get_nodes(self):
+        self.fail("nodes")
+        return super().get_nodes()
+
+    def fail(self, what):
+        if self.failures[what]:
+            self.failures = self.failures | {what: self.failures[what] - 1}
+            request = httpx.Request("POST", "https://superlink/")
+            response = httpx.Response(500, request=request)
+            raise httpx.HTTPStatusError("database is locked", request=request, response=response)
+
+
+@pytest.mark.parametrize("what", ["push", "nodes"])
+def test_what_could_not_be_pushed_at_once_is_made_and_pushed_again(what):
+    grid = HalfDeafGrid(five())
+    grid.failures = grid.failures | {what: 3}
+    exchange = an_exchange(grid, model_bytes=1000, remake=asked)
+    assert {exchange.node(reply) for reply in exchange.replies()} == set(grid.nodes)
+    assert len({message.metadata.message_id for message in grid.sent}) == len(grid.sent) == 5
+    assert 3 <= grid.now < 4
+
+
+def test_a_superlink_that_takes_no_push_is_given_up():
+    grid = HalfDeafGrid(five())
+    grid.failures = grid.failures | {"push": 1000}
+    with pytest.raises(httpx.HTTPStatusError):
+        an_exchange(grid, model_bytes=1000, remake=asked)
+    assert FAILING_S_MAX < grid.now < FAILING_S_MAX + 2
+
+
+def test_who_is_not_to_be_asked_again_when_its_push_failed_is_not():
+    grid = HalfDeafGrid(five())
+    grid.failures = grid.failures | {"push": 1}
+    exchange = Exchange(grid, 60.0, 30.0, 0.1, 1000, lambda node: None, grid.clock)
+    assert exchange.send(asked(node) for node in grid.nodes) == [1000]
+    assert [exchange.node(reply) for reply in exchange.replies()] == list(grid.nodes)[1:]
+
+
 class LosingGrid(CountingGrid):
     """The SuperLink takes the replies of its first pulls for delivered, and then fails."""
 

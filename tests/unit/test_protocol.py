@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
+from ipfl_flower.compatibility import VERSION
 from ipfl_flower.market import Terms
-from ipfl_flower.protocol import METRICS_MAX, ProtocolError, Reply, Request
+from ipfl_flower.protocol import METRICS_MAX, PROTOCOL, ProtocolError, Reply, Request
 
 MODEL = {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.array(1.5, dtype=np.float64)}
 
@@ -41,6 +42,13 @@ def delivered(records: RecordDict) -> Message:
     return Message(records, reply_to=asked)
 
 
+def speaking(records: RecordDict, **said) -> RecordDict:
+    """Records that say another protocol or version; None: say nothing of it."""
+    config = {**dict(records["config"]), **said}
+    records["config"] = ConfigRecord({k: v for k, v in config.items() if v is not None})
+    return records
+
+
 def same(left, right):
     assert list(left) == list(right)
     for name, value in left.items():
@@ -74,6 +82,46 @@ def test_both_directions_carry_one_array_record_and_one_config_record_of_the_sam
     there, back = a_request().to_records(), a_reply().to_records()
     assert list(there.array_records) == list(back.array_records) == ["arrays"]
     assert list(there.config_records) == list(back.config_records) == ["config"]
+
+
+def test_both_directions_say_protocol_and_version():
+    for records in (a_request().to_records(), a_reply().to_records()):
+        config = records["config"]
+        assert (config["protocol"], config["version"]) == (PROTOCOL, VERSION)
+
+
+def test_a_newer_server_is_refused_and_the_institution_told_to_upgrade():
+    records = speaking(a_request().to_records(), protocol=PROTOCOL + 1, version="9.1")
+    with pytest.raises(ProtocolError) as caught:
+        Request.from_records(records)
+    assert str(caught.value) == (
+        f"server speaks protocol {PROTOCOL + 1} (ipfl-flower 9.1), this institution protocol "
+        f"{PROTOCOL} (ipfl-flower {VERSION}): upgrade the SuperNode's bundle "
+        "(ipfl allow DIR HASH, with the hash that ipfl run prints)"
+    )
+
+
+def test_a_server_from_before_protocols_were_numbered_is_refused():
+    records = speaking(a_request().to_records(), protocol=None, version=None)
+    with pytest.raises(ProtocolError, match=r"no numbered protocol .*: upgrade the server"):
+        Request.from_records(records)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "behind"),
+    [(PROTOCOL + 1, "upgrade the server"), (None, "upgrade the SuperNode's bundle")],
+)
+def test_a_reply_of_another_protocol_is_refused_before_anything_else(protocol, behind):
+    records = speaking(a_reply().to_records(), protocol=protocol, samples=-1)
+    with pytest.raises(ProtocolError, match=rf"^the institution speaks .*: {behind}"):
+        Reply.from_message(delivered(records), round_number=3)
+    assert not records["arrays"]
+
+
+def test_another_version_of_the_same_protocol_is_welcome():
+    Request.from_records(speaking(a_request().to_records(), version="9.1"))
+    reply = delivered(speaking(a_reply().to_records(), version="9.1"))
+    assert Reply.from_message(reply, round_number=3).terms == a_reply().terms
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,14 @@
 
 import numpy as np
 import pytest
-from flwr.app import Error, Message
+from flwr.app import ConfigRecord, Error, Message
 from support.fake_grid import FakeGrid
 from support.institutions import FakeInstitution, theta0
 
 from ipfl_flower import strategy as strategy_module
 from ipfl_flower.ledger import Ledger, LedgerError, State
 from ipfl_flower.market import Terms
-from ipfl_flower.protocol import array_record
+from ipfl_flower.protocol import PROTOCOL, array_record
 from ipfl_flower.receipts import SignedReceipt, check, verify_signature
 from ipfl_flower.receipts.encoding import canonical
 from ipfl_flower.resume import ResumeError
@@ -408,6 +408,53 @@ def test_an_institution_that_lost_its_disk_is_sent_the_initial_model_again(marke
     assert roles[:2] == ["initial", "initial"]
 
 
+@pytest.mark.parametrize(
+    ("back_after_s", "participants"), [(20.0, [4, 4, 4, 4]), (500.0, [4, 3, 3, 3])]
+)
+def test_a_node_that_restarts_between_two_rounds_is_waited_for_once(
+    market, back_after_s, participants
+):
+    began = []
+
+    def prepare(grid, ledger):
+        commit = ledger.commit
+
+        def committing(settlement):
+            commit(settlement)
+            if settlement.round == 0:
+                grid.go_offline("alder")
+                grid.at(grid.now + back_after_s, lambda: grid.come_back("alder"))
+            began.append(grid.now)
+
+        ledger.commit = committing
+
+    _, ledger = market(four(), prepare=prepare, rounds=4, **{"absence-s": 90.0})
+    assert [item.participants for item in ledger.rounds()] == participants
+    assert began[1] - began[0] == pytest.approx(min(back_after_s, 90.0), abs=5.0)
+    assert began[3] - began[1] < 10.0
+    assert ledger.verify() == []
+
+
+@pytest.mark.parametrize("goes", ["left", "expelled"])
+def test_who_went_for_good_is_not_waited_for_between_two_rounds(market, goes):
+    def prepare(grid, ledger):
+        commit = ledger.commit
+
+        def committing(settlement):
+            commit(settlement)
+            if settlement.round == 1:
+                grid.go_offline("alder")
+                if goes == "expelled":
+                    ledger.expel("alder", "sold noise")
+
+        ledger.commit = committing
+
+    leaves = {"leaves_in_round": 1} if goes == "left" else {}
+    grid, ledger = market(four(**leaves), prepare=prepare, rounds=4, **{"absence-s": 90.0})
+    assert [item.participants for item in ledger.rounds()][2:] == [3, 3]
+    assert grid.now < 30.0
+
+
 def test_the_messages_live_as_long_as_the_round_waits(market, tmp_path):
     grid = FakeGrid(four())
     settings = Settings.read(
@@ -430,6 +477,36 @@ def test_a_stolen_name_is_not_admitted(market):
 
     with pytest.raises(MarketError, match="3 of 4"):
         market(four(), prepare=prepare)
+
+
+def speaking(records, protocol):
+    records["config"] = ConfigRecord({**dict(records["config"]), "protocol": protocol})
+
+
+@pytest.mark.parametrize("end", ["reply", "request"])
+def test_an_institution_of_another_protocol_fails_by_name_and_the_market_goes_on(market, end):
+    institutions = four()
+    behind = PROTOCOL + 1 if end == "request" else PROTOCOL - 1
+
+    def other(message):
+        # Until it is upgraded, in round 2.
+        upgraded = message.content["config"]["round"] == 2
+        if end == "request" and not upgraded:
+            speaking(message.content, behind)
+        reply = institutions["alder"](message)
+        if end == "reply" and not upgraded:
+            speaking(reply.content, behind)
+        return reply
+
+    _, ledger = market({**institutions, "alder": other})
+    assert [item.state for item in ledger.rounds()] == [State.DELIVERED] * 3
+    assert [item.participants for item in ledger.rounds()] == [3, 3, 4]
+    for number in (0, 1):
+        assert list(ledger.state(number).failed) == [0]
+        reason = ledger.state(number).failed[0]
+        assert f"protocol {PROTOCOL}" in reason
+        assert "upgrade the SuperNode's bundle" in reason
+    assert ledger.verify() == []
 
 
 def test_more_samples_than_the_contract_allows_are_refused(market):

@@ -21,6 +21,7 @@ from ipfl_flower.trainer import FitRequest, Institution, Trainer
 from ipfl_flower.trainer.initial import initial_model
 from ipfl_flower.trainer_api import FitCall, Spec, TrainerRefusedError
 from ipfl_flower.trainer_api import trainer_pb2 as pb
+from ipfl_flower.trainer_api.speaker import PROTOCOL, speaker
 from ipfl_flower.trainer_api.tensors import Outbox, layout_message, layout_of
 from ipfl_flower.trainer_api.trainer_pb2_grpc import TrainerStub
 
@@ -140,12 +141,40 @@ def test_rounds_over_the_wire_are_those_in_process_to_the_bit(tmp_path):
             assert bool(answer.arrays) is not last
 
 
+@pytest.mark.parametrize(
+    ("protocol", "behind"),
+    [(0, "the bundle is the operator's"), (PROTOCOL + 1, "upgrade ipfl-flower at the trainer")],
+)
+def test_a_bridge_of_another_protocol_is_refused_and_told_which_side_is_behind(
+    stub, rounds, protocol, behind
+):
+    other = pb.Speaker(protocol=protocol, version="9.1")
+    header, *model = parts(call(next(rounds)))
+    header.header.speaker.CopyFrom(other)
+    for ask in (
+        lambda: stub.Describe(pb.DescribeRequest(speaker=other), timeout=DEADLINE_S),
+        lambda: list(stub.Fit(iter([header, *model]), timeout=DEADLINE_S)),
+    ):
+        with pytest.raises(grpc.RpcError) as caught:
+            ask()
+        assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+        assert "(ipfl-flower 9.1), this trainer protocol" in caught.value.details()
+        assert behind in caught.value.details()
+
+
+def test_both_of_its_answers_say_which_protocol_it_speaks(stub, rounds):
+    described = stub.Describe(pb.DescribeRequest(speaker=speaker()), timeout=DEADLINE_S)
+    replies = stub.Fit(iter(parts(call(next(rounds)))), timeout=DEADLINE_S)
+    (header,) = [reply.header for reply in replies if reply.WhichOneof("part") == "header"]
+    assert described.speaker == header.speaker == speaker()
+
+
 def test_it_describes_itself(client, file):
     description = client.describe()
     assert (description.name, description.task, description.device) == ("alder", "digits", DEVICE)
     assert description.layout == layout_of(THETA_0)
     assert description.terms == Institution.load(file).terms
-    assert set(description.versions) == {"ipfl-flower", "torch", "protocol"}
+    assert set(description.versions) == {"ipfl-flower", "torch"}
 
 
 @pytest.mark.parametrize("service", ["", "ipfl.trainer.v1.Trainer"])

@@ -9,7 +9,9 @@ for name in $1; do
         [ "$tries" -gt 0 ] || { echo "no request of $name within 10 minutes: see the log of $name-join" >&2; exit 1; }
         sleep 1
     done
-    ipfl admit "$request" --market /market.toml --certificates /certificates --fleet superlink:9092 \
-        --superlink market --kit "/exchange/.$name.kit"
+    said=$(ipfl admit "$request" --market /market.toml --certificates /certificates --fleet superlink:9092 \
+        --superlink market --kit "/exchange/.$name.kit" --fingerprint "$(cat "/exchange/$name.fingerprint")")
+    echo "$said"
+    echo "${said##* }" > "/exchange/$name.operator"
     mv "/exchange/.$name.kit" "/exchange/$name.kit.json"
 done

@@ -2,12 +2,12 @@
 
 import json
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from ipfl_flower.cli.doctoring.clock import judge_skew
 from ipfl_flower.cli.doctoring.finding import NotKnownError, Verdict, fail, ok
+from ipfl_flower.cli.processes import PYTHON
 
 ASK_S = 60.0
 
@@ -52,7 +52,7 @@ def ask_fleet(fleet: str, ca: Path, key: Path | None = None) -> FleetAnswer:
     NotKnownError
         It did not answer, or not as Flower does that was built against.
     """
-    command = [sys.executable, "-m", "ipfl_flower.cli.doctoring.fleet_calls", fleet, str(ca)]
+    command = [*PYTHON, "ipfl_flower.cli.doctoring.fleet_calls", fleet, str(ca)]
     if key is not None:
         command.append(str(key))
     try:

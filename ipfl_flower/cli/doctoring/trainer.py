@@ -12,7 +12,7 @@ from ipfl_flower.cli.documents import KitError
 from ipfl_flower.cli.kit import Kit
 from ipfl_flower.cli.versions import check_versions, own_versions
 from ipfl_flower.trainer_api import Description, Tls, TrainerClient
-from ipfl_flower.trainer_api.messages import PROTOCOL
+from ipfl_flower.trainer_api.speaker import PROTOCOL
 
 PATIENCE_S = 2.0
 DESCRIBE_S = 20.0
@@ -86,11 +86,6 @@ def trainer_versions(trainer: Description) -> Verdict:
     check_versions(
         {**own_versions(), "ipfl-flower": theirs.get("ipfl-flower", "missing")}, "the trainer"
     )
-    if theirs.get("protocol") != PROTOCOL:
-        return fail(
-            f"the trainer speaks protocol {theirs.get('protocol')}, and {PROTOCOL} is spoken here: "
-            "install the same version of ipfl-flower on both sides"
-        )
     return ok(
         f"the trainer has ipfl-flower {theirs['ipfl-flower']}, torch {theirs.get('torch')}, "
         f"protocol {PROTOCOL}"

@@ -9,6 +9,7 @@ import grpc
 
 from hostile_app.hunt import canaries
 from ipfl_flower.trainer_api import trainer_pb2 as pb
+from ipfl_flower.trainer_api.speaker import speaker
 
 DEADLINE_S = 30.0
 TRAINER, HEALTH = "/ipfl.trainer.v1.Trainer/", "/grpc.health.v1.Health/"
@@ -29,6 +30,7 @@ BODIES = [
     b"\x3a\x01*",  # reflection's list_services
     b"\x0a\x0a/etc/passwd",
     b"\xff" * 64,
+    pb.DescribeRequest(speaker=speaker()).SerializeToString(),
 ]
 ALL_RIGHT = {
     "round": 1,
@@ -37,6 +39,7 @@ ALL_RIGHT = {
     "start": "own",
     "statement": "{}",
     "coefficient": 1.0,
+    "speaker": speaker(),
 }
 TEXTS = ["", "records", "../institution.toml", "{0.__class__}", "\x00", "x" * 4096]
 ODD = {
@@ -47,6 +50,7 @@ ODD = {
     "coefficient": [-1.0, float("nan"), float("inf"), 1e308],
     "layout": [text.encode() for text in TEXTS],
     "train": [False],
+    "speaker": [pb.Speaker(), pb.Speaker(protocol=2**32 - 1, version="{0.__class__}" * 999)],
     # The trainer may take them at their word: last.
     "round": [0, 2, 2**63, 2**64 - 1],
 }

@@ -3,7 +3,7 @@ import multiprocessing
 import pytest
 
 from ipfl_flower.cli.bundle import stage_app
-from ipfl_flower.cli.folder import demo_folder
+from ipfl_flower.cli.demo_folder import demo_folder
 from ipfl_flower.cli.money import credits_text
 from ipfl_flower.cli.processes import LaunchError
 

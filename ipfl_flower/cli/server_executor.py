@@ -1,0 +1,102 @@
+"""Take runs from the SuperLink and start a server app for each: ``flower-superexec``'s work.
+
+``ipfl executor`` becomes this program. Flower's own gives up, and with it the server app, at the
+first error that a busy SuperLink answers with: while its SQLite deletes a large model that was
+delivered, say. This one asks again, for as long as `FAILING_S_MAX`. It starts server apps alone.
+"""
+
+import argparse
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import httpx
+from flwr.proto.runtime_pb2 import AcquireTaskRequest, AcquireTaskResponse
+from flwr.supercore.constant import TaskType
+
+from ipfl_flower.cli.flower import SCRIPTS
+from ipfl_flower.door.executor import runtime_client
+
+FAILING_S_MAX = 300.0
+POLL_S = 0.5
+
+logger = logging.getLogger("ipfl.executor")
+
+
+def acquired(
+    ask: Callable[[], AcquireTaskResponse],
+    monotonic: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> AcquireTaskResponse:
+    """Ask the SuperLink for something to run, and again while it fails within.
+
+    Raises
+    ------
+    httpx.HTTPStatusError
+        If it refuses, or has failed for `FAILING_S_MAX` seconds.
+    """
+    end = monotonic() + FAILING_S_MAX
+    while True:
+        try:
+            return ask()
+        except httpx.HTTPStatusError as error:
+            if not error.response.is_server_error or monotonic() > end:
+                raise
+            logger.warning("the SuperLink failed (%s): asked again", error.response.status_code)
+            sleep(POLL_S)
+
+
+def serve(runtime: str, ca: Path | None, secret: Path) -> None:
+    """Start a server app for every run that the SuperLink has, for ever.
+
+    Parameters
+    ----------
+    runtime : str
+        ``host:port`` of the SuperLink's Runtime API.
+    ca : Path or None
+        Who signed its certificate; None: it has no TLS.
+    secret : Path
+        The SuperExec secret that the SuperLink was started with.
+    """
+    client = runtime_client(runtime, secret, ca)
+    request = AcquireTaskRequest(supported_task_types=[TaskType.SERVER_APP])
+    tls = ["--insecure"] if ca is None else ["--root-certificates", str(ca)]
+    running: list[subprocess.Popen[bytes]] = []
+    while True:
+        answer = acquired(lambda: client.AcquireTask(request))
+        if answer.HasField("task") and answer.token:
+            command = [
+                *(str(SCRIPTS / "flwr-serverapp"), "--runtime-api-address", runtime, *tls),
+                *("--token", answer.token, "--parent-pid", str(os.getpid())),
+            ]
+            # Its output is the run's log, which Flower keeps.
+            running.append(
+                subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            )
+            logger.warning("a server app was started: process %d", running[-1].pid)
+        # Who has ended is let go; a server app reports its end to the SuperLink itself.
+        running = [process for process in running if process.poll() is None]
+        time.sleep(POLL_S)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Serve the SuperLink that the command line names, until SIGTERM."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runtime", required=True, metavar="HOST:PORT")
+    parser.add_argument("--root-certificates", type=Path, metavar="FILE")
+    parser.add_argument("--secret", required=True, type=Path, metavar="FILE")
+    options = parser.parse_args(arguments)
+    logger.addHandler(handler := logging.StreamHandler())
+    handler.setFormatter(logging.Formatter("ipfl: %(message)s"))
+    # Server apps watch this process, and end with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    serve(options.runtime, options.root_certificates, options.secret)
+
+
+if __name__ == "__main__":
+    main()
