@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 MIN_COVERAGE := 95
 
-.PHONY: install demo test test-containers test-kubernetes chaos compat check format proto bench bench-compose \
-	package images kubectl lock clean
+.PHONY: install demo test test-containers test-kubernetes chaos compat check format proto docs bench \
+	bench-compose package images kubectl lock clean
 
 install: $(READY)
 
@@ -55,6 +55,10 @@ format: $(READY)
 proto: $(READY)
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. \
 		ipfl_flower/trainer_api/trainer.proto
+
+# The reference of the metrics, made from their catalogue; a test compares it with what this makes.
+docs: $(READY)
+	$(BIN)/python -m ipfl_flower.console.reference > docs/reference/metrics.md
 
 bench: $(READY)
 	$(BIN)/python benchmarks/bench_clear.py $(ARGS)

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 from ipfl_flower.ledger import Report, RoundState
 
+SHORT = "the quorum is"
+"""What the reason has in it with which a round is abandoned for a :class:`Shortfall`."""
+
 
 @dataclass(frozen=True)
 class Shortfall:
@@ -45,7 +48,7 @@ def short_of_quorum(
     silent = [i for i in state.asked if i not in reports and i not in state.failed]
     reason = (
         f"round {state.number}: {usable} of {len(state.asked)} institutions replied with a usable "
-        f"model, the quorum is {quorum}"
+        f"model, {SHORT} {quorum}"
         + "".join(f"; {_name(i, names)}: {why}" for i, why in state.failed.items())
         + _listed("; no answer within the deadline: ", silent, names)
         + _listed("; left: ", left, names)

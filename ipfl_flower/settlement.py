@@ -13,6 +13,9 @@ from ipfl_flower.models import ModelBank
 from ipfl_flower.notary import Minutes, Notary
 from ipfl_flower.settings import Settings
 
+INVARIANT = "invariant violated"
+"""How the reason begins with which a round is abandoned for an :class:`InvariantError`."""
+
 
 class InvariantError(RuntimeError):
     """A clearing breaks an invariant of mechanism.md §8: the round must not be settled."""
@@ -53,7 +56,7 @@ def settle(
     violations = market.check(terms, distances, rules, clearing, active)
     if violations:
         raise InvariantError(
-            "invariant violated, nothing is paid: " + "; ".join(str(item) for item in violations)
+            f"{INVARIANT}, nothing is paid: " + "; ".join(str(item) for item in violations)
         )
     return Settlement(
         round=number,

@@ -21,6 +21,7 @@ from ipfl_flower.cli.documents import KitError
 from ipfl_flower.cli.executor import executor
 from ipfl_flower.cli.join import join, join_request
 from ipfl_flower.cli.ledger import ledger_app
+from ipfl_flower.cli.metrics import metrics
 from ipfl_flower.cli.processes import LaunchError
 from ipfl_flower.cli.receipts import receipts_app
 from ipfl_flower.cli.run import run_market
@@ -43,7 +44,7 @@ cli.add_typer(certs_app, name="certs")
 cli.add_typer(doctor_app, name="doctor")
 cli.command()(trainer)
 cli.command()(executor)
-for command in (bundle, join_request, admit, join, expel, allow, superlink, supernode):
+for command in (bundle, join_request, admit, join, expel, allow, superlink, supernode, metrics):
     cli.command()(command)
 
 

@@ -1,5 +1,6 @@
 """The durable record of a market: rounds, reports, transfers, their hash chain, and its checks."""
 
+from ipfl_flower.ledger.figures import Account, Figures, RoundFigures, Tally
 from ipfl_flower.ledger.ledger import Ledger
 from ipfl_flower.ledger.records import (
     ContractError,
@@ -21,20 +22,24 @@ from ipfl_flower.ledger.upkeep import restore, upgrade
 
 __all__ = [
     "MICRO",
+    "Account",
     "ContractError",
     "EnrolmentError",
     "Event",
+    "Figures",
     "Institution",
     "Ledger",
     "LedgerError",
     "Line",
     "Problem",
     "Report",
+    "RoundFigures",
     "RoundState",
     "RoundSummary",
     "Settlement",
     "State",
     "Statement",
+    "Tally",
     "restore",
     "upgrade",
 ]

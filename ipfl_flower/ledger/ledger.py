@@ -18,6 +18,7 @@ from ipfl_flower.ledger import admission, enrolment, export, journal, rounds, up
 from ipfl_flower.ledger.addresses import find_database
 from ipfl_flower.ledger.chain import head_before
 from ipfl_flower.ledger.database import Database
+from ipfl_flower.ledger.figures import Figures
 from ipfl_flower.ledger.reading import has_reported, last_round, read_state, read_summaries
 from ipfl_flower.ledger.records import (
     Event,
@@ -32,6 +33,7 @@ from ipfl_flower.ledger.records import (
 )
 from ipfl_flower.ledger.rows import read_reports, read_settlement
 from ipfl_flower.ledger.statements import read_balances, read_institutions, read_statement
+from ipfl_flower.ledger.watching import head_fits, read_figures
 
 
 class Ledger:
@@ -358,6 +360,25 @@ class Ledger:
         """Sum up every round, by number."""
         with self._read() as connection:
             return read_summaries(connection)
+
+    def figures(self, after: int = -1) -> Figures:
+        """Sum up the rounds after round `after`, and tell where the market stands, of one moment.
+
+        Raises
+        ------
+        LedgerError
+            The newest round's transitions make no sense.
+        """
+        with self._read() as connection:
+            return read_figures(connection, after)
+
+    def head_fits(self) -> bool:
+        """Tell whether the newest sealed round is what was sealed, and follows the one before it.
+
+        That is what `verify` finds out of every round, and more; this reads one.
+        """
+        with self._read() as connection:
+            return head_fits(connection)
 
     def settlement(self, number: int) -> Settlement:
         """Load a settled round.

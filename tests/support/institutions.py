@@ -30,6 +30,7 @@ class FakeInstitution:
     leaves_in_round: int | None = None
     spoil: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] | None = None
     disk: Path | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
     model: dict[str, np.ndarray] | None = None
     kept: dict[int, dict[str, np.ndarray]] = field(default_factory=dict)
@@ -63,7 +64,7 @@ class FakeInstitution:
             arrays=arrays,
             terms=self.terms,
             leaving=leaving,
-            metrics={"test_accuracy": 0.5 + 0.01 * request.round},
+            metrics={"test_accuracy": 0.5 + 0.01 * request.round, **self.metrics},
         )
         return Message(reply.to_records(), reply_to=message)
 

@@ -3,11 +3,12 @@
 import dataclasses
 import shutil
 import sqlite3
-from contextlib import closing, contextmanager
+from contextlib import closing
 
 import numpy as np
 import pytest
 from support.ledgers import NAMES, play
+from support.tampering import attacker
 
 from ipfl_flower.ledger import Ledger, LedgerError, Problem, checks, tables
 
@@ -24,22 +25,6 @@ def original(tmp_path_factory):
 @pytest.fixture
 def path(original, tmp_path):
     return shutil.copy(original, tmp_path / "ledger.db")
-
-
-@contextmanager
-def attacker(path, *, restore_triggers=True):
-    """Open the file with every guard taken down, and put the triggers back afterwards."""
-    with closing(sqlite3.connect(path, isolation_level=None)) as raw:
-        query = "SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"
-        triggers = raw.execute(query).fetchall()
-        for name, _ in triggers:
-            raw.execute(f"DROP TRIGGER {name}")
-        raw.execute("PRAGMA foreign_keys = OFF")
-        raw.execute("PRAGMA ignore_check_constraints = ON")
-        yield raw
-        if restore_triggers:
-            for _, statement in triggers:
-                raw.execute(statement)
 
 
 def found(path):
