@@ -1,5 +1,6 @@
 """The durable record of a market: rounds, reports, transfers, their hash chain, and its checks."""
 
+from ipfl_flower.ledger.history import Outcome, RoundHistory
 from ipfl_flower.ledger.ledger import Ledger
 from ipfl_flower.ledger.records import (
     ContractError,
@@ -28,8 +29,10 @@ __all__ = [
     "Ledger",
     "LedgerError",
     "Line",
+    "Outcome",
     "Problem",
     "Report",
+    "RoundHistory",
     "RoundState",
     "RoundSummary",
     "Settlement",
