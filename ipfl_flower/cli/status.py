@@ -2,6 +2,7 @@
 
 import json
 import time
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -36,10 +37,10 @@ def _watch(book: Ledger, *, as_json: bool) -> None:
     console, shown = Console(markup=False, highlight=False), None
     is_live = console.is_terminal and not as_json
     try:
-        with Live(console=console, auto_refresh=False) as live:
+        with Live(console=console, auto_refresh=False) if is_live else nullcontext() as live:
             while True:
                 found = read_status(book)
-                if found != shown and is_live:
+                if found != shown and live is not None:
                     live.update(Text("\n".join(status_lines(found))), refresh=True)
                 elif found != shown:
                     typer.echo(json.dumps(found) if as_json else "\n".join(status_lines(found)))

@@ -93,6 +93,9 @@ api = APIRouter(prefix="/api/v1", responses=_REFUSALS)
 plain = APIRouter()
 
 
+_HIDDEN: Final = HTTPException(404, "there is none, or it is not yours to see")
+
+
 def _give(
     request: Request, viewer: Viewer, key: tuple[object, ...], make: Callable[[], BaseModel]
 ) -> Response:
@@ -173,8 +176,9 @@ def market(desk: TheDesk, viewer: TheViewer, request: Request, number: Number) -
     """Draw the market of a round."""
     book = desk.book
     page = _page(book, number)
-    # The first accuracies are known once everybody has reported one.
-    key = ("market", page.history.head, page.state, number, len(book.names))
+    # A gain in accuracy needs the first one: of a newcomer it becomes known later.
+    known = int((book.first_accuracies == book.first_accuracies).sum())
+    key = ("market", page.history.head, page.state, number, len(book.names), known)
     return _give(
         request, viewer, key, lambda: round_graph(book, page, desk.settlement(page), viewer)
     )
@@ -187,18 +191,21 @@ def why(
     """Explain why a buyer bought a seller's model in a round, or why not."""
     book = desk.book
     page = _page(book, number)
-    if not (viewer.sees(buyer) or viewer.sees(seller)):
-        raise HTTPException(404, "that is not yours to see")
-    pair = _institution(book, OPERATOR, buyer), _institution(book, OPERATOR, seller)
-    if pair[0] == pair[1]:
+    if not (viewer.sees(buyer) or viewer.sees(seller)) or not {buyer, seller} <= set(book.ids):
+        raise _HIDDEN
+    if buyer == seller:
         raise HTTPException(404, "nobody buys from itself")
-    settlement = desk.settlement(page)
-    if settlement is None:
-        raise HTTPException(404, f"round {number} is not settled")
-    key = ("why", page.history.head, number, pair)
-    return _give(
-        request, viewer, key, lambda: Explainer(settlement, book.names).explain(*pair, viewer)
-    )
+
+    def explain() -> BaseModel:
+        settlement = desk.settlement(page)
+        if settlement is None:
+            raise HTTPException(404, f"round {number} is not settled")
+        found = Explainer(settlement, book.names).explain(book.ids[buyer], book.ids[seller], viewer)
+        if found is None:
+            raise _HIDDEN
+        return found
+
+    return _give(request, viewer, ("why", page.history.head, number, buyer, seller), explain)
 
 
 @api.get("/money", response_model=shapes.Money)
@@ -291,7 +298,7 @@ def _page(book: Book, number: int) -> Page:
 
 def _institution(book: Book, viewer: Viewer, name: str) -> int:
     if name not in book.ids or not viewer.sees(name):
-        raise HTTPException(404, "there is no such institution, or it is not yours to see")
+        raise _HIDDEN
     return book.ids[name]
 
 

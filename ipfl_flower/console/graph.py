@@ -37,7 +37,7 @@ def round_graph(book: Book, page: Page, settlement: Settlement | None, viewer: V
     return Graph(
         round=page.number,
         state=str(page.state),
-        detail=page.history.detail,
+        detail=page.history.detail if viewer.is_operator else None,
         nodes=[_node(book, page, settlement, i, viewer) for i in shown],
         edges=edges,
         density=page.history.edges / (m * (m - 1)) if m > 1 and viewer.is_operator else None,

@@ -48,7 +48,7 @@ def round_line(book: Book, page: Page, viewer: Viewer) -> RoundLine:
     return RoundLine(
         number=page.number,
         state=str(page.state),
-        detail=history.detail,
+        detail=history.detail if viewer.is_operator else None,
         asked=len(history.asked),
         reported=len(history.reported),
         quorum=history.quorum,

@@ -39,7 +39,7 @@ class RoundLine(Shape):
 
     number: int
     state: str
-    detail: str | None = Field(description="why it was abandoned")
+    detail: str | None = Field(description="why it was abandoned; operators only")
     asked: int
     reported: int
     quorum: int
@@ -110,7 +110,7 @@ class Graph(Shape):
 
     round: int
     state: str
-    detail: str | None
+    detail: str | None = Field(description="why it was abandoned; operators only")
     nodes: list[Node]
     edges: list[Edge]
     density: float | None = Field(description="purchases of all pairs that could be")

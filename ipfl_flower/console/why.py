@@ -32,7 +32,6 @@ _TEXTS = {
     "not_worth": "Beside what {buyer} bought, the model would add less than its full price.",
     "stopped": "The greedy selection stopped at a model before this one (mechanism.md §3).",
     "not_chosen": "It is worth its price by a hair, within the selection's tolerance.",
-    "not_shown": "You did not buy it. Another's terms are not shown.",
     "sold": "{buyer} bought your model.",
 }
 
@@ -53,7 +52,7 @@ class Explainer:
             settlement.terms, settlement.distances, settlement.rules, settlement.active
         )
 
-    def explain(self, buyer: int, seller: int, viewer: Viewer) -> Why:
+    def explain(self, buyer: int, seller: int, viewer: Viewer) -> Why | None:
         """Explain why `buyer` imports `seller`'s model, or why it does not.
 
         Parameters
@@ -61,38 +60,42 @@ class Explainer:
         buyer, seller : int
             Ids of two institutions.
         viewer : Viewer
-            The operator, or one of the two: a buyer sees of a purchase what its receipt says,
-            a seller what it was paid.
+            An institution sees of its purchases what its receipt says, and of its sales what it
+            was paid: the rest follows from others' terms.
 
         Returns
         -------
-        Why
+        Why or None
+            None: `viewer` may not see it.
         """
-        ids = self._settlement.participants
-        for role, who in (("buyer", buyer), ("seller", seller)):
-            if who not in ids:
-                return self._why(buyer, seller, f"{role}_absent")
+        names = self._names[buyer], self._names[seller]
+        ids, cleared = self._settlement.participants, self._settlement.clearing
+        absent = [role for role, who in (("buyer", buyer), ("seller", seller)) if who not in ids]
+        if absent:
+            return self._why(names, f"{absent[0]}_absent") if viewer.is_operator else None
         i, j = ids.index(buyer), ids.index(seller)
-        cleared = self._settlement.clearing
         bought = bool(cleared.imports[i, j])
         paid = int(cleared.transfers[i, j]) if bought else None
-        if not viewer.sees(self._names[buyer]):
-            code = "sold" if bought else "not_shown"
-            return self._why(buyer, seller, code, bought=bought, paid=paid)
-        if not viewer.is_operator and not bought:
-            return self._why(buyer, seller, "not_shown")
-        reason, more = self._reason(i, j)
-        return self._why(
-            buyer, seller, reason, bought=bought, paid=paid, **self._numbers(i, j), **more
-        )
+        if viewer.is_operator or (bought and viewer.sees(names[0])):
+            reason, more = self._reason(i, j)
+            return self._why(names, reason, bought=bought, paid=paid, **self._numbers(i, j), **more)
+        if bought and viewer.sees(names[1]):
+            return self._why(names, "sold", bought=True, paid=paid)
+        return None
 
     def _why(
-        self, buyer: int, seller: int, reason: str, *, bought: bool = False, **more: Any
+        self, names: tuple[str, str], reason: str, *, bought: bool = False, **more: Any
     ) -> Why:
-        names = {"buyer": self._names[buyer], "seller": self._names[seller]}
-        text = _TEXTS[reason].format(**names)
+        buyer, seller = names
+        text = _TEXTS[reason].format(buyer=buyer, seller=seller)
         return Why(
-            round=self._settlement.round, **names, bought=bought, reason=reason, text=text, **more
+            round=self._settlement.round,
+            buyer=buyer,
+            seller=seller,
+            bought=bought,
+            reason=reason,
+            text=text,
+            **more,
         )
 
     def _reason(self, i: int, j: int) -> tuple[str, dict[str, Any]]:

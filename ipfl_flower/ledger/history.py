@@ -1,16 +1,17 @@
 """Rounds as they went, for those who draw a market over time: a few queries for many rounds."""
 
 import json
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from sqlalchemy import CompoundSelect, Connection, Select, Table, func, literal, select, union_all
 
 from ipfl_flower.ledger import tables as t
 from ipfl_flower.ledger.records import State
 from ipfl_flower.ledger.rows import TRANSFER
+
+_Parts: TypeAlias = dict[int, dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,47 +85,60 @@ _IS_CORRECTION: Final = t.entries.c.reverses >= 0  # has an index, unlike kind
 
 def read_history(connection: Connection, first: int, count: int) -> list[RoundHistory]:
     """Load rounds `first`, `first` + 1, …, at most `count` of them, by number."""
-    last = first + count - 1
-
-    def rows(table: Table, *order: str) -> Sequence[Any]:
-        number = table.c.number if table is t.rounds else table.c.round
-        query = select(table).where(number.between(first, last))
-        return connection.execute(query.order_by(number, *(table.c[name] for name in order))).all()
-
-    parts: dict[int, dict[str, Any]] = {
-        row.number: {"number": row.number, "quorum": row.quorum, "deadline_s": row.deadline_s}
+    rounds = t.rounds.c
+    query = select(rounds.number, rounds.quorum, rounds.deadline_s)
+    query = query.where(rounds.number.between(first, first + count - 1)).order_by(rounds.number)
+    parts = {
+        row["number"]: {**row, "asked": (), "paid": {}, "earned": {}}
         | {name: {} for name in ("steps", "failed", "reported", "metrics", "outcomes")}
-        | {"paid": defaultdict(int), "earned": defaultdict(int)}
-        for row in rows(t.rounds)
+        for row in connection.execute(query).mappings()
     }
-    asked: dict[int, list[int]] = defaultdict(list)
-    for row in rows(t.asked, "institution"):
-        asked[row.round].append(row.institution)
-    for number, part in parts.items():
-        part["asked"] = tuple(asked[number])
-    for row in rows(t.transitions):
+    if parts:
+        _add_course(connection, parts)
+        _add_reports(connection, parts)
+        _add_money(connection, parts)
+    # A round whose first step is missing was tampered with: verification says so.
+    return [RoundHistory(**part) for part in parts.values() if part["steps"]]
+
+
+def _rows(connection: Connection, table: Table, parts: _Parts, *order: str) -> Sequence[Any]:
+    columns = (table.c.round, *(table.c[name] for name in order))
+    query = select(table).where(table.c.round.between(min(parts), max(parts))).order_by(*columns)
+    return connection.execute(query).all()
+
+
+def _add_course(connection: Connection, parts: _Parts) -> None:
+    for row in _rows(connection, t.asked, parts, "institution"):
+        parts[row.round]["asked"] += (row.institution,)
+    for row in _rows(connection, t.transitions, parts):
         parts[row.round]["steps"][State(row.state)] = row.at
         if row.state == State.ABANDONED:
             parts[row.round]["detail"] = row.detail
-    for row in rows(t.reports):
+    for row in _rows(connection, t.chain, parts):
+        parts[row.round]["head"] = row.head
+
+
+def _add_reports(connection: Connection, parts: _Parts) -> None:
+    for row in _rows(connection, t.reports, parts):
         parts[row.round]["reported"][row.institution] = row.at
         parts[row.round]["metrics"][row.institution] = json.loads(row.metrics)
-    for row in rows(t.refusals, "institution", "attempt"):
+    for row in _rows(connection, t.refusals, parts, "institution", "attempt"):
         if row.institution not in parts[row.round]["reported"]:
             parts[row.round]["failed"][row.institution] = row.reason
-    for row in rows(t.outcomes):
+    for row in _rows(connection, t.outcomes, parts):
         parts[row.round]["outcomes"][row.institution] = Outcome(
             bool(row.active), bool(row.declined), row.gain, row.utility
         )
-    for row in rows(t.chain):
-        parts[row.round]["head"] = row.head
+
+
+def _add_money(connection: Connection, parts: _Parts) -> None:
+    first, last = min(parts), max(parts)
     for number, payer, payee, amount in connection.execute(_moved(first, last)):
-        parts[number]["paid"][payer] += amount
-        parts[number]["earned"][payee] += amount
+        paid, earned = parts[number]["paid"], parts[number]["earned"]
+        paid[payer] = paid.get(payer, 0) + amount
+        earned[payee] = earned.get(payee, 0) + amount
     for number, edges, volume in connection.execute(_volumes(first, last)):
         parts[number] |= {"edges": edges, "volume_micro": int(volume)}
-    # A round whose first step is missing was tampered with: verification says so.
-    return [RoundHistory(**part) for _, part in sorted(parts.items()) if part["steps"]]
 
 
 def read_lines(
