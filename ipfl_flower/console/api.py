@@ -54,19 +54,20 @@ def _desk(request: Request) -> Desk:
     return desk
 
 
-def _viewer(
+def _known(
     request: Request,
     _token: Annotated[Any, Depends(_bearer)],
     _login: Annotated[str | None, Depends(_cookie)],
-) -> Viewer:
+) -> Viewer | None:
     gate = _desk(request).gate
     if gate.is_open:
         return OPERATOR
-    found = None
     if _token is not None:
-        found = gate.viewer_of(_token.credentials)
-    elif _login is not None:
-        found = gate.logged_in(_login)
+        return gate.viewer_of(_token.credentials)
+    return None if _login is None else gate.logged_in(_login)
+
+
+def _viewer(found: Annotated[Viewer | None, Depends(_known)]) -> Viewer:
     if found is None:
         raise HTTPException(401, "log in with a token", {"WWW-Authenticate": "Bearer"})
     return found
@@ -103,8 +104,8 @@ def _give(
 
 
 @api.get("/session", response_model=shapes.Session)
-def session(desk: TheDesk, viewer: TheViewer) -> shapes.Session:
-    """Say who asks."""
+def session(desk: TheDesk, viewer: Annotated[Viewer | None, Depends(_known)]) -> shapes.Session:
+    """Say who asks; nobody is no error."""
     return _session(desk, viewer)
 
 
@@ -135,9 +136,12 @@ def log_out(desk: TheDesk, login: Annotated[str | None, Depends(_cookie)]) -> Re
     return response
 
 
-def _session(desk: Desk, viewer: Viewer) -> shapes.Session:
+def _session(desk: Desk, viewer: Viewer | None) -> shapes.Session:
+    tokens = not desk.gate.is_open
+    if viewer is None:
+        return shapes.Session(role="nobody", name=None, tokens=tokens)
     role: Any = "operator" if viewer.is_operator else "institution"
-    return shapes.Session(role=role, name=viewer.name, tokens=not desk.gate.is_open)
+    return shapes.Session(role=role, name=viewer.name, tokens=tokens)
 
 
 @api.get("/status", response_model=shapes.Status)

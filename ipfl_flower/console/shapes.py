@@ -29,7 +29,7 @@ class Verification(Shape):
 class Session(Shape):
     """Who asks."""
 
-    role: Literal["operator", "institution"]
+    role: Literal["operator", "institution", "nobody"] = Field(description="nobody: log in first")
     name: str | None
     tokens: bool = Field(description="whether the console asks for tokens")
 

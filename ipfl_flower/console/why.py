@@ -83,19 +83,16 @@ class Explainer:
             return self._why(names, "sold", bought=True, paid=paid)
         return None
 
-    def _why(
-        self, names: tuple[str, str], reason: str, *, bought: bool = False, **more: Any
-    ) -> Why:
+    def _why(self, names: tuple[str, str], reason: str, **more: Any) -> Why:
         buyer, seller = names
         text = _TEXTS[reason].format(buyer=buyer, seller=seller)
         return Why(
             round=self._settlement.round,
             buyer=buyer,
             seller=seller,
-            bought=bought,
             reason=reason,
             text=text,
-            **more,
+            **{"bought": False, **more},
         )
 
     def _reason(self, i: int, j: int) -> tuple[str, dict[str, Any]]:

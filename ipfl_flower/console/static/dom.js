@@ -9,7 +9,7 @@ function make(element, attributes, children) {
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
     else element.setAttribute(name, value === true ? "" : value);
   }
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
   return element;
 }
 
@@ -23,7 +23,7 @@ export const svg = (tag, attributes, ...children) =>
 export function show(parent, ...children) {
   const key = parent.contains(document.activeElement) ? document.activeElement.dataset.key : null;
   const scrolled = [...parent.querySelectorAll(".scroll[data-key]")].map((box) => [box.dataset.key, box.scrollTop]);
-  parent.replaceChildren(...children.flat());
+  parent.replaceChildren(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
   const find = (name) => parent.querySelector(`[data-key="${CSS.escape(name)}"]`);
   if (key) find(key)?.focus({ preventScroll: true });
   for (const [name, top] of scrolled) {

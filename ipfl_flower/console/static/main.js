@@ -115,7 +115,8 @@ addEventListener("hashchange", () => {
 });
 
 try {
-  enter(await get("session"));
+  const who = await get("session");
+  enter(who.role === "nobody" ? null : who);
 } catch (error) {
   fail(error);
 }

@@ -23,7 +23,7 @@ export async function market(status, session, redraw) {
     await explain(panel, graph, buyer, seller);
   };
   const names = graph.nodes.map((node) => node.name);
-  if (names.includes(state.buyer) && names.includes(state.seller)) await explain(panel, graph, state.buyer, state.seller);
+  if (explained(graph, session, names)) await explain(panel, graph, state.buyer, state.seller);
   else show(panel, el("h2", {}, "Why?"), el("p", { class: "soft" }, "Choose an arrow, or a buyer and a seller."));
   queueMicrotask(() => setTimeout(() => mark(state.buyer, state.seller)));
   return [
@@ -34,6 +34,13 @@ export async function market(status, session, redraw) {
     el("section", { class: "card" }, institutions(graph)),
     el("section", { class: "card" }, purchases(graph, choose)),
   ];
+}
+
+/** Tell whether the pair chosen last can be explained in this round, too. */
+function explained(graph, session, names) {
+  const { buyer, seller } = state;
+  if (session.role !== "operator") return graph.edges.some((edge) => edge.buyer === buyer && edge.seller === seller);
+  return graph.selection !== null && names.includes(buyer) && names.includes(seller);
 }
 
 function slider(status, round, last, redraw) {
@@ -154,6 +161,11 @@ function pairs(names, choose) {
 
 async function explain(panel, graph, buyer, seller) {
   let why;
+  if (buyer === seller || graph.selection === null) {
+    const text = buyer === seller ? "Nobody buys from itself: choose two." : "This round is not settled.";
+    show(panel, el("h2", {}, "Why?"), el("p", { class: "soft" }, text));
+    return;
+  }
   try {
     why = await get(`rounds/${graph.round}/market/${part(buyer)}/${part(seller)}`);
   } catch (error) {
