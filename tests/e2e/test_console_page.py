@@ -61,7 +61,7 @@ class Page:
     def log_in(self, token):
         self.browser.get(self.address)
         self.until(lambda: self.one("#login").is_displayed(), "the login")
-        self.one("#login input").send_keys(token, Keys.ENTER)
+        self.one("#login [name='token']").send_keys(token, Keys.ENTER)
         self.until(lambda: self.all("#graph"), "the graph")
 
     def view(self, name):
