@@ -109,6 +109,8 @@ class Follower:
             self._checker = checker
             out, _ = checker.communicate(self.address)
         if checker.returncode != 0:
+            if self._stopped.is_set():
+                return Verification(state="failed")
             _log.warning("the ledger could not be verified: exit code %d", checker.returncode)
             return Verification(state="failed")
         problems = json.loads(out)

@@ -130,7 +130,7 @@ class Why(Shape):
     text: str
     paid: Micro | None = None
     marginal_gain: Credits | None = Field(
-        default=None, description="what the model adds to all else that was bought"
+        default=None, description="what the model adds to all else that the buyer bought or wanted"
     )
     gain_alone: Credits | None = None
     cost: Credits | None = None

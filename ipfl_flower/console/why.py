@@ -10,7 +10,7 @@ from ipfl_flower.console.access import Viewer
 from ipfl_flower.console.book import known
 from ipfl_flower.console.shapes import Why
 from ipfl_flower.ledger import Settlement
-from ipfl_flower.market import clear, threshold
+from ipfl_flower.market import Clearing, clear, threshold
 from ipfl_flower.market.gain import gain
 from ipfl_flower.market.offers import Offers, make_offers
 
@@ -48,6 +48,7 @@ class Explainer:
 
     def __init__(self, settlement: Settlement, names: list[str]) -> None:
         self._settlement, self._names = settlement, names
+        self._wanted: dict[int, Clearing] = {}
         self._offers: Offers = make_offers(
             settlement.terms, settlement.distances, settlement.rules, settlement.active
         )
@@ -127,17 +128,26 @@ class Explainer:
         return next((reason for reason, holds in found.items() if holds), None)
 
     def _declined(self, i: int, j: int) -> tuple[str, dict[str, Any]]:
-        """Clear the round once more as if the buyer had no budget."""
-        settlement = self._settlement
-        terms = list(settlement.terms)
-        terms[i] = replace(terms[i], budget=inf)
-        wanted = clear(terms, settlement.distances, settlement.rules, settlement.active)
+        wanted = self._cleared(i)
         reason = "declined" if wanted.imports[i, j] else "declined_unwanted"
         return reason, {"bill": sum(wanted.transfers[i].tolist())}
 
+    def _cleared(self, i: int) -> Clearing:
+        """Return the clearing, for a buyer over its budget the one as if it had none."""
+        settlement = self._settlement
+        if not settlement.clearing.declined[i]:
+            return settlement.clearing
+        if i not in self._wanted:
+            terms = list(settlement.terms)
+            terms[i] = replace(terms[i], budget=inf)
+            self._wanted[i] = clear(
+                terms, settlement.distances, settlement.rules, settlement.active
+            )
+        return self._wanted[i]
+
     def _others(self, i: int, j: int) -> list[float]:
-        """Return N_ik of all others that the buyer bought."""
-        bought = self._settlement.clearing.imports[i].copy()
+        """Return N_ik of all others that the buyer bought, or would have if it could pay."""
+        bought = self._cleared(i).imports[i].copy()
         bought[j] = False
         volumes: list[float] = self._offers.volumes[i, bought].tolist()
         return volumes

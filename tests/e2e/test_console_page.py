@@ -16,7 +16,7 @@ from ipfl_flower.console.access import add_token
 from ipfl_flower.ledger import Ledger
 
 SHOTS = Path(__file__).parents[2] / "build" / "screenshots"
-WAIT_S = 20
+WAIT_S = 60
 OPERATOR = "operator-" + "0123456789" * 3
 
 pytestmark = [

@@ -13,7 +13,7 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
 IPFL = Path(sysconfig.get_path("scripts")) / "ipfl"
-START_DEADLINE_S = 60.0
+START_DEADLINE_S = 120.0
 FLAGS = (
     "--headless",
     "--no-sandbox",

@@ -70,11 +70,16 @@ def settlement(number, missing=(), rules=None):
     )
 
 
-def settle(ledger, found):
-    """Report and commit a round that is collecting."""
+def report(ledger, found):
+    """Report what a settlement is made of, in a round that is collecting."""
     for k, i in enumerate(found.participants):
         parts = found.terms[k], found.model_digests[k], not found.active[k], found.metrics[k]
         ledger.report(Report(found.round, i, *parts))
+
+
+def settle(ledger, found):
+    """Report and commit a round that is collecting."""
+    report(ledger, found)
     ledger.commit(found)
 
 
@@ -101,8 +106,5 @@ def play(ledger, rounds=5):
         ledger.deliver(number)
     ledger.open_round(rounds, everybody, DEADLINE_S, 2)
     ledger.collect(rounds)
-    for i in everybody:
-        if i != BIRCH:
-            told = metrics(rounds, i)
-            ledger.report(Report(rounds, i, terms()[i], f"model {rounds}/{i}", False, told))
+    report(ledger, settlement(rounds, missing=(BIRCH,)))
     ledger.expel("yew", "sold noise")

@@ -2,7 +2,7 @@
 
 import { el, svg } from "./dom.js";
 
-const [WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM] = [640, 300, 74, 12, 10, 34];
+const [WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM] = [640, 300, 86, 12, 12, 34];
 const TICKS = 5;
 const COLOURS = 8;
 const lit = new Map();
@@ -13,7 +13,7 @@ function ticks(low, high) {
   const power = 10 ** Math.floor(Math.log10(raw));
   const step = [1, 2, 5, 10].find((unit) => unit * power >= raw) * power;
   const found = [];
-  for (let value = Math.ceil(low / step) * step; value <= high + step * 1e-9; value += step) found.push(value);
+  for (let value = Math.ceil(low / step) * step; value <= high + step * 1e-9; value += step) found.push(Math.round(value / step) * step + 0); // and never −0
   return found;
 }
 
@@ -41,7 +41,7 @@ export function lines(title, unit, rounds, series, format) {
   if (chosen && series.some((item) => item.name === chosen)) light(chosen);
   return [
     el("h2", {}, title),
-    svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": `${title}, ${unit}, rounds ${first} to ${last}, from ${format(low)} to ${format(high)}` },
+    svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, class: "chart", role: "img", "aria-label": `${title}, ${unit}, rounds ${first} to ${last}, from ${format(low)} to ${format(high)}` },
       ticks(low - pad, high + pad).map((value) => [
         svg("line", { x1: LEFT, x2: WIDTH - RIGHT, y1: y(value), y2: y(value), class: "grid" }),
         svg("text", { x: LEFT - 6, y: y(value) + 5, "text-anchor": "end", class: "axis" }, format(value)),

@@ -135,7 +135,7 @@ function dot({ node, angle, x, y }, size, count) {
   const kind = !node.takes_part ? "absent" : gain === null || Math.abs(gain) < 0.0005 ? "none" : gain > 0 ? "up" : "down";
   const side = Math.cos(angle);
   const anchor = Math.abs(side) < 0.2 ? "middle" : side > 0 ? "start" : "end";
-  const [tx, ty] = [x + (size + 7) * side, y + (size + 12) * Math.sin(angle) + 5];
+  const [tx, ty] = [x + (anchor === "middle" ? 0 : (size + 7) * Math.sign(side)), y + (size + 12) * Math.sin(angle) + 5];
   const short = node.name.length > 14 ? `${node.name.slice(0, 13)}…` : node.name;
   const below = node.balance === null ? "" : `balance ${credits(node.balance)}`;
   const up = Math.abs(side) < 0.2 && Math.sin(angle) < 0 ? -16 : 0;
