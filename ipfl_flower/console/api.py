@@ -259,9 +259,11 @@ def statement_csv(desk: TheDesk, viewer: TheViewer, name: Name) -> Response:
     """Download an account's whole statement, in micro-credits."""
     book = desk.book
     institution = _institution(book, viewer, name)
-    whole = read_statement(desk.follower.ledger, book, institution, 0, len(book.pages) - 1)
+    whole = desk.follower.ledger.statement(name)
     columns = ("round", "counterparty", "direction", "amount_micro", "balance_micro")
-    rows = [(x.round, x.counterparty, x.direction, x.amount, x.balance) for x in whole.lines]
+    rows = [
+        (x.round, x.counterparty, x.direction, x.amount_micro, x.balance_micro) for x in whole.lines
+    ]
     return _csv(csv_text(columns, rows), f"statement-{institution}.csv")
 
 

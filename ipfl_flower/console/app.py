@@ -31,7 +31,7 @@ HEADERS: Final = {
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
 
-LOOPBACK: Final = frozenset(("localhost", "127.0.0.1", "[::1]", "::1"))
+LOOPBACK: Final = frozenset(("localhost", "127.0.0.1", "[::1]"))
 
 
 def make_app(gate: Gate, follower: Follower, *, any_host: bool = False) -> FastAPI:
@@ -80,7 +80,7 @@ def make_app(gate: Gate, follower: Follower, *, any_host: bool = False) -> FastA
     async def guard(
         request: Request, call_next: Callable[[Request], Awaitable[Response]]
     ) -> Response:
-        if gate.is_open and not any_host and request.url.hostname not in LOOPBACK:
+        if gate.is_open and not any_host and not _is_of_this_machine(request):
             response: Response = JSONResponse({"detail": "call it localhost"}, 421)
         else:
             response = await call_next(request)
@@ -91,6 +91,11 @@ def make_app(gate: Gate, follower: Follower, *, any_host: bool = False) -> FastA
 
     app.add_middleware(GZipMiddleware, minimum_size=2000, compresslevel=4)
     return app
+
+
+def _is_of_this_machine(request: Request) -> bool:
+    host = request.headers.get("host", "")
+    return host.rpartition(":")[0] in LOOPBACK or host in LOOPBACK
 
 
 def _version() -> str:

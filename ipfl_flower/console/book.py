@@ -16,6 +16,9 @@ from ipfl_flower.ledger import Event, Institution, Ledger, RoundHistory, State
 CHUNK: Final = 25
 """Rounds that are read at a time: bounds the memory, and how long a snapshot is held."""
 
+DIGITS: Final = 5
+"""Decimals of what is drawn."""
+
 FINAL: Final = (State.DELIVERED, State.ABANDONED)
 SETTLED: Final = (State.SETTLED, State.DELIVERED)
 
@@ -130,6 +133,11 @@ class Book:
         """U_i by round and institution, (rounds, m); NaN: took no part."""
         return self._stacked(lambda page: page.utilities)
 
+    @cached_property
+    def summed_utilities(self) -> NDArray[np.float64]:
+        """U_i summed up to each round, (rounds, m); no share in a round counts as 0."""
+        return np.cumsum(np.nan_to_num(self.utilities), axis=0)
+
     def accuracies(self, kind: str) -> NDArray[np.float64]:
         """Return accuracies by round and institution, (rounds, m); NaN: unknown."""
         return self._stacked(lambda page: page.accuracies[kind])
@@ -185,6 +193,14 @@ def read_book(ledger: Ledger, before: Book | None = None) -> Book:
 def iso(at: float | None) -> str | None:
     """Write a time, seconds since 1970, as ISO 8601 in UTC."""
     return None if at is None else datetime.fromtimestamp(at, UTC).isoformat("T", "seconds")
+
+
+def series(values: NDArray[np.float64]) -> list[list[float | None]]:
+    """Return each column of a table as a list, rounded to what a picture shows."""
+    rounded = np.round(values, DIGITS).astype(object)
+    rounded[np.isnan(values)] = None
+    columns: list[list[float | None]] = rounded.T.tolist()
+    return columns
 
 
 def known(value: float) -> float | None:

@@ -76,7 +76,7 @@ class Follower:
                 if fresh.version != self.book.version:
                     self.book = fresh
                 self.failure = None
-            except LedgerError as error:
+            except (LedgerError, ValueError, KeyError) as error:  # the last two: rows tampered with
                 if self.failure is None:
                     _log.warning("the ledger can't be read: %s", error)
                 self.failure = str(error)

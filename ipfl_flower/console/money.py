@@ -4,10 +4,8 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 
-import numpy as np
-
 from ipfl_flower.console.access import Viewer
-from ipfl_flower.console.book import Book, known
+from ipfl_flower.console.book import Book, series
 from ipfl_flower.console.shapes import (
     Account,
     Money,
@@ -23,7 +21,8 @@ def read_money(book: Book, verification: Verification, points: int, viewer: View
     """Sum up accounts, and utilities over at most `points` rounds."""
     shown = [i for i, name in enumerate(book.names) if viewer.sees(name)]
     picked = picked_rounds(len(book.pages), points)
-    sums = np.cumsum(np.nan_to_num(book.utilities), axis=0)
+    sums = book.summed_utilities
+    lines = series(sums[picked])
     accounts = [account(book, i, float(sums[-1, i]) if len(sums) else 0.0) for i in shown]
     if not viewer.is_operator:
         verification = verification.model_copy(update={"problems": []})
@@ -31,9 +30,7 @@ def read_money(book: Book, verification: Verification, points: int, viewer: View
         accounts=accounts,
         total=sum(item.balance for item in accounts) if viewer.is_operator else None,
         rounds=picked,
-        utilities=[
-            Series(name=book.names[i], values=_rounded(sums[picked, i].tolist())) for i in shown
-        ],
+        utilities=[Series(name=book.names[i], values=lines[i]) for i in shown],
         verification=verification,
     )
 
@@ -58,7 +55,8 @@ def read_statement(
     ledger: Ledger, book: Book, institution: int, first: int, last: int
 ) -> Statement:
     """Read an account's entries in rounds `first` to `last`, with its running balance."""
-    before = book.pages[first - 1].balance(institution) if 0 < first <= len(book.pages) else 0
+    earlier = book.pages[:first][-1:]
+    before = earlier[0].balance(institution) if earlier else 0
     balance, lines = before, []
     for number, payer, payee, amount in ledger.lines(institution, first, last):
         pays = payer == institution
@@ -90,7 +88,3 @@ def csv_text(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 def _harmless(value: object) -> object:
     return f"'{value}" if isinstance(value, str) and value[:1] in "=+-@\t\r" else value
-
-
-def _rounded(values: Iterable[float]) -> list[float | None]:
-    return [known(round(value, 6)) for value in values]

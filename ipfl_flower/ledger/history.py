@@ -152,7 +152,8 @@ def read_lines(
         Round, payer, payee, micro-credits.
     """
     entries = t.entries.c
-    own = (entries.payer == institution) | (entries.payee == institution)
+    # "+ 0": not by the indices of payer and payee, which lead to all rounds.
+    own = (entries.payer + 0 == institution) | (entries.payee + 0 == institution)
     query = select(entries.id, entries.round, entries.payer, entries.payee, entries.amount_micro)
     query = query.where(entries.round.between(first, last), own)
     both = union_all(query.where(_IS_TRANSFER), query.where(_IS_CORRECTION))

@@ -131,7 +131,7 @@ def test_without_any_token_the_console_answers_to_this_machines_names_alone(file
         with TestClient(app, base_url="http://localhost:8080") as client:
             assert client.get("/api/v1/session").json()["role"] == "operator"
             assert client.get("/api/v1/status").status_code == 200
-            for name in ("rebound.example", "localhost.rebound.example", "10.0.0.1"):
+            for name in ("rebound.example", "localhost.rebound.example", "10.0.0.1", "[", "::1"):
                 answer = client.get("/api/v1/status", headers={"Host": name})
                 assert (answer.status_code, "rounds" in answer.text) == (421, False)
 

@@ -312,13 +312,13 @@ def test_balances_sum_to_zero_and_utilities_add_up(ledger, book):
     outcomes = [ledger.settlement(n) for n in book.settled]
     expected = sum(float(s.clearing.utilities[s.participants.index(cm.BIRCH)]) for s in outcomes)
     assert money.accounts[cm.BIRCH].utility == pytest.approx(expected)
-    assert money.utilities[cm.BIRCH].values[-1] == pytest.approx(expected, abs=1e-6)
+    assert money.utilities[cm.BIRCH].values[-1] == pytest.approx(expected, abs=1e-5)
     assert money.rounds == [0, 1, 2, 3, 4, 5]
 
 
 def test_a_statement_is_the_ledgers_whatever_rounds_it_begins_with(ledger, book):
     whole = ledger.statement("birch")
-    for first in range(6):
+    for first in range(9):
         part = read_statement(ledger, book, cm.BIRCH, first, 5)
         theirs = [line for line in whole.lines if line.round >= first]
         assert [
