@@ -34,9 +34,9 @@ AIM_MS = 100.0
 def make(number: int, rng: np.random.Generator) -> Settlement:
     """Clear a round in which everybody buys from some ten others."""
     m = INSTITUTIONS
-    terms = tuple(Terms(int(n), 0.2, 2e4) for n in rng.integers(100, 400, m))
+    terms = tuple(Terms(int(n), 0.02, 2e4) for n in rng.integers(100, 400, m))
     half = np.triu(rng.uniform(0.2, 1.0, (m, m)), 1)
-    distances, active, rules = half + half.T, np.ones(m, bool), Rules(distance_weight=2.0)
+    distances, active, rules = half + half.T, np.ones(m, bool), Rules(distance_weight=0.2)
     metrics = [
         {
             "test_accuracy": 0.5 + 0.4 * number / (number + 50) + 0.05 * float(rng.uniform()),

@@ -6,6 +6,9 @@ import { credits, el, percent, real, show, signed, svg, table } from "./dom.js";
 const SIZE = 560;
 const CENTRE = SIZE / 2;
 const RING = 175;
+const RING_BARE = 255;
+const NAMED_MAX = 40;
+const THICK_MAX = 40;
 const DRAWN_MAX = 2000;
 const TABBABLE_MAX = 150;
 
@@ -84,17 +87,19 @@ function draw(graph, choose) {
   const count = graph.nodes.length;
   const places = new Map(graph.nodes.map((node, i) => {
     const angle = (2 * Math.PI * i) / count - Math.PI / 2;
-    return [node.name, { node, angle, x: CENTRE + RING * Math.cos(angle), y: CENTRE + RING * Math.sin(angle) }];
+    const ring = count > NAMED_MAX ? RING_BARE : RING;
+    return [node.name, { node, angle, x: CENTRE + ring * Math.cos(angle), y: CENTRE + ring * Math.sin(angle) }];
   }));
   const size = Math.max(4, Math.min(14, 160 / Math.max(1, count)));
   const edges = [...graph.edges].sort((a, b) => b.price - a.price).slice(0, DRAWN_MAX);
   const dearest = Math.max(1, ...edges.map((edge) => edge.price));
+  const thickness = Math.max(0.15, Math.min(1, THICK_MAX / Math.max(1, edges.length)));
   const label = `Graph of round ${graph.round}: ${graph.edges.length} purchases between ${count} institutions; the table below has them all.`;
   return [
     svg("svg", { viewBox: `0 0 ${SIZE} ${SIZE}`, role: "group", "aria-label": label, id: "graph" },
       svg("defs", {}, svg("marker", { id: "tip", viewBox: "0 0 8 8", refX: 7, refY: 4, markerWidth: 9, markerHeight: 9, markerUnits: "userSpaceOnUse", orient: "auto" },
         svg("path", { d: "M0 0 8 4 0 8z", class: "arrow" }))),
-      edges.reverse().map((edge) => arrow(edge, places, size, dearest, edges.length <= TABBABLE_MAX, choose)),
+      edges.reverse().map((edge) => arrow(edge, places, size, thickness / Math.sqrt(dearest), edges.length <= TABBABLE_MAX, choose)),
       [...places.values()].map((place) => dot(place, size, count))),
     el("p", { class: "soft" },
       "An arrow goes from the buyer to the seller; wider is dearer. Green: its accuracy has risen since its first model, trained alone.",
@@ -102,7 +107,7 @@ function draw(graph, choose) {
   ];
 }
 
-function arrow(edge, places, size, dearest, tabbable, choose) {
+function arrow(edge, places, size, scale, tabbable, choose) {
   const from = places.get(edge.buyer);
   const to = places.get(edge.seller);
   const [dx, dy] = [to.x - from.x, to.y - from.y];
@@ -126,7 +131,7 @@ function arrow(edge, places, size, dearest, tabbable, choose) {
   return [
     svg("path", { d, class: "edge-hit", role: "button", tabindex: tabbable ? "0" : "-1", "aria-label": said, "data-key": `edge ${pair}`, "data-pair": pair, onclick: pick, onkeydown },
       svg("title", {}, said)),
-    svg("path", { d, class: "edge", "data-pair": pair, "stroke-width": (1 + 4 * Math.sqrt(edge.price / dearest)).toFixed(2), "marker-end": "url(#tip)" }),
+    svg("path", { d, class: "edge", "data-pair": pair, "stroke-width": (0.6 + 4.4 * scale * Math.sqrt(edge.price)).toFixed(2), "marker-end": "url(#tip)" }),
   ];
 }
 
@@ -142,7 +147,7 @@ function dot({ node, angle, x, y }, size, count) {
   return svg("g", { class: "node" },
     svg("title", {}, `${node.name}: ${below || "its account is its own"}, accuracy ${percent(node.accuracy)} (${signed(gain)})`),
     svg("circle", { cx: x, cy: y, r: size, class: kind }),
-    count > 40 ? null : svg("text", { x: tx, y: ty + up, "text-anchor": anchor }, short),
+    count > NAMED_MAX ? null : svg("text", { x: tx, y: ty + up, "text-anchor": anchor }, short),
     count > 16 || node.balance === null ? null
       : svg("text", { x: tx, y: ty + 17 + up, "text-anchor": anchor, class: "soft" }, `${real(node.balance / 1e6, 2)}${gain === null ? "" : ` · ${signed(gain)}`}`));
 }
