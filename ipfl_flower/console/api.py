@@ -88,6 +88,7 @@ Points = Annotated[int, Query(ge=2, le=2000, description="rounds to show, evenly
 _REFUSALS: dict[int | str, dict[str, Any]] = {
     401: {"model": shapes.Problem, "description": "No token, or a wrong one"},
     404: {"model": shapes.Problem, "description": "There is none, or it is not yours to see"},
+    422: {"model": shapes.Problem, "description": "An argument makes no sense"},
     503: {"model": shapes.Problem, "description": "The ledger can't be read"},
 }
 api = APIRouter(prefix="/api/v1", responses=_REFUSALS)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.middleware.gzip import GZipMiddleware
@@ -75,6 +76,14 @@ def make_app(gate: Gate, follower: Follower, *, any_host: bool = False) -> FastA
     @app.exception_handler(LedgerError)
     def unreadable(_: Request, __: Exception) -> Response:
         return JSONResponse({"detail": "the ledger can't be read: see the log"}, 503)
+
+    @app.exception_handler(RequestValidationError)
+    def unfit(_: Request, error: Exception) -> Response:
+        found = error.errors() if isinstance(error, RequestValidationError) else []
+        # Without what was given: that may be a token, or text that is no UTF-8.
+        what = [f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in found]
+        text = "; ".join(what).encode("utf-8", "backslashreplace").decode()
+        return JSONResponse({"detail": text}, 422)
 
     @app.middleware("http")
     async def guard(

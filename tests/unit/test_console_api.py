@@ -108,6 +108,17 @@ def test_a_login_is_a_cookie_that_scripts_and_other_sites_do_not_get(nobody):
     assert nobody.get("/api/v1/status").status_code == 401
 
 
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[]", b"\xff", b'{"token": 1}', b'{"token": ""}', b'{"token": "\\ud800x"}']
+)
+def test_a_login_that_makes_no_sense_is_refused_without_an_echo(nobody, body):
+    headers = {"Content-Type": "application/json"}
+    answer = nobody.post("/api/v1/session", content=body, headers=headers)
+    assert answer.status_code in (400, 422)
+    assert "ud800" not in answer.text
+    assert isinstance(answer.json()["detail"], str)
+
+
 def test_over_tls_the_cookie_is_for_tls_alone(app):
     with TestClient(app, base_url="https://market.example") as client:
         answer = client.post("/api/v1/session", json={"token": OPERATOR})
