@@ -104,13 +104,13 @@ def _give(
     return _desk(request).answers.give(request, (viewer, *key), make)
 
 
-@api.get("/session", response_model=shapes.Session)
+@api.get("/session", response_model=shapes.Session, openapi_extra={"security": [{}]})
 def session(desk: TheDesk, viewer: Annotated[Viewer | None, Depends(_known)]) -> shapes.Session:
     """Say who asks; nobody is no error."""
     return _session(desk, viewer)
 
 
-@api.post("/session", response_model=shapes.Session)
+@api.post("/login", response_model=shapes.Session, responses={400: {"model": shapes.Problem}})
 def log_in(desk: TheDesk, request: Request, response: Response, given: shapes.Token) -> Any:
     """Log in with a token: a cookie stands for it from then on."""
     viewer = OPERATOR if desk.gate.is_open else desk.gate.viewer_of(given.token)
@@ -127,9 +127,10 @@ def log_in(desk: TheDesk, request: Request, response: Response, given: shapes.To
     return _session(desk, viewer)
 
 
-@api.delete("/session", status_code=204)
-def log_out(desk: TheDesk, login: Annotated[str | None, Depends(_cookie)]) -> Response:
-    """Log out."""
+@api.post("/logout", status_code=204)
+def log_out(desk: TheDesk, request: Request) -> Response:
+    """Log out; who was not logged in, isn't then, either."""
+    login = request.cookies.get(COOKIE)
     if login is not None:
         desk.gate.log_out(login)
     response = Response(status_code=204)

@@ -90,9 +90,9 @@ def test_the_operator_is_told_everything(operator, place):
 
 def test_a_login_is_a_cookie_that_scripts_and_other_sites_do_not_get(nobody):
     assert nobody.get("/api/v1/session").json()["role"] == "nobody"
-    assert nobody.post("/api/v1/session", json={"token": "wrong"}).status_code == 401
+    assert nobody.post("/api/v1/login", json={"token": "wrong"}).status_code == 401
     assert not nobody.cookies
-    answer = nobody.post("/api/v1/session", json={"token": ALDER})
+    answer = nobody.post("/api/v1/login", json={"token": ALDER})
     assert answer.json() == {"role": "institution", "name": "alder", "tokens": True}
     cookie = answer.headers["set-cookie"]
     assert "HttpOnly" in cookie
@@ -102,7 +102,7 @@ def test_a_login_is_a_cookie_that_scripts_and_other_sites_do_not_get(nobody):
     assert ALDER not in cookie
     assert nobody.get("/api/v1/session").json()["name"] == "alder"
     secret = nobody.cookies["ipfl-console"]
-    assert nobody.delete("/api/v1/session").status_code == 204
+    assert nobody.post("/api/v1/logout").status_code == 204
     assert not nobody.cookies
     nobody.cookies.set("ipfl-console", secret)
     assert nobody.get("/api/v1/status").status_code == 401
@@ -113,7 +113,7 @@ def test_a_login_is_a_cookie_that_scripts_and_other_sites_do_not_get(nobody):
 )
 def test_a_login_that_makes_no_sense_is_refused_without_an_echo(nobody, body):
     headers = {"Content-Type": "application/json"}
-    answer = nobody.post("/api/v1/session", content=body, headers=headers)
+    answer = nobody.post("/api/v1/login", content=body, headers=headers)
     assert answer.status_code in (400, 422)
     assert "ud800" not in answer.text
     assert isinstance(answer.json()["detail"], str)
@@ -121,7 +121,7 @@ def test_a_login_that_makes_no_sense_is_refused_without_an_echo(nobody, body):
 
 def test_over_tls_the_cookie_is_for_tls_alone(app):
     with TestClient(app, base_url="https://market.example") as client:
-        answer = client.post("/api/v1/session", json={"token": OPERATOR})
+        answer = client.post("/api/v1/login", json={"token": OPERATOR})
     assert "Secure" in answer.headers["set-cookie"]
 
 

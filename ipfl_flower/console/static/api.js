@@ -16,6 +16,6 @@ async function call(path, options) {
 
 export const get = (path) => call(path, {});
 export const logIn = (token) =>
-  call("session", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ token }) });
-export const logOut = () => call("session", { method: "DELETE" });
+  call("login", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ token }) });
+export const logOut = () => call("logout", { method: "POST" });
 export const part = encodeURIComponent;
