@@ -64,6 +64,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/bench_clear.py $(ARGS)
 	$(BIN)/python benchmarks/bench_models.py $(ARGS)
 	$(BIN)/python benchmarks/bench_ledger.py
+	$(BIN)/python benchmarks/bench_console.py $(ARGS)
 	$(BIN)/python benchmarks/bench_trainer.py $(ARGS)
 	$(BIN)/python benchmarks/bench_rounds.py $(ARGS)
 

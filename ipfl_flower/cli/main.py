@@ -1,6 +1,5 @@
 """The ``ipfl`` command."""
 
-import json
 import signal
 import sys
 from collections.abc import Iterator
@@ -15,21 +14,24 @@ from ipfl_flower.cli.admit import admit, expel
 from ipfl_flower.cli.allow import allow
 from ipfl_flower.cli.bundle_command import bundle
 from ipfl_flower.cli.certs_command import certs_app
+from ipfl_flower.cli.console import console_app
 from ipfl_flower.cli.demo import DemoOptions, run_demo
 from ipfl_flower.cli.doctor import doctor_app
 from ipfl_flower.cli.documents import KitError
 from ipfl_flower.cli.executor import executor
 from ipfl_flower.cli.join import join, join_request
 from ipfl_flower.cli.ledger import ledger_app
+from ipfl_flower.cli.market import market_app
 from ipfl_flower.cli.metrics import metrics
 from ipfl_flower.cli.processes import LaunchError
 from ipfl_flower.cli.receipts import receipts_app
 from ipfl_flower.cli.run import run_market
-from ipfl_flower.cli.status import read_status, status_lines
+from ipfl_flower.cli.status import status
 from ipfl_flower.cli.superlink import superlink
 from ipfl_flower.cli.supernode import supernode
 from ipfl_flower.cli.trainer import trainer
-from ipfl_flower.ledger import Ledger, LedgerError
+from ipfl_flower.console.access import ConsoleError
+from ipfl_flower.ledger import LedgerError
 from ipfl_flower.receipts import ReceiptError
 from ipfl_flower.settings import SettingsError
 
@@ -42,9 +44,14 @@ cli.add_typer(ledger_app, name="ledger")
 cli.add_typer(receipts_app, name="receipts")
 cli.add_typer(certs_app, name="certs")
 cli.add_typer(doctor_app, name="doctor")
+cli.add_typer(console_app, name="console")
+cli.add_typer(market_app, name="market")
 cli.command()(trainer)
 cli.command()(executor)
-for command in (bundle, join_request, admit, join, expel, allow, superlink, supernode, metrics):
+cli.command()(status)
+cli.command()(bundle)
+cli.command()(metrics)
+for command in (join_request, admit, join, expel, allow, superlink, supernode):
     cli.command()(command)
 
 
@@ -108,22 +115,19 @@ def run(
         run_market(market, superlink, _console(), resume=resume, patience_s=patience)
 
 
-@cli.command()
-def status(
-    ledger: Annotated[str, typer.Argument(help="The ledger: a file or a database URL.")],
-    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Say which round it is, which phase, whom it waits for and until when."""
-    with Ledger.open(ledger, create=False) as book:
-        found = read_status(book)
-    typer.echo(json.dumps(found, indent=2) if json_ else "\n".join(status_lines(found)))
-
-
 def app() -> None:
     """Run the command line; every expected error is one line on stderr and exit code 1."""
     try:
         cli()
-    except (KitError, LaunchError, LedgerError, ReceiptError, SettingsError, OSError) as error:
+    except (
+        ConsoleError,
+        KitError,
+        LaunchError,
+        LedgerError,
+        ReceiptError,
+        SettingsError,
+        OSError,
+    ) as error:
         typer.echo(f"ipfl: {error}", err=True)
         sys.exit(1)
 

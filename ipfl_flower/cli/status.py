@@ -1,9 +1,53 @@
 """``ipfl status``: which round it is, which phase, whom it waits for and until when."""
 
+import json
+import time
+from contextlib import nullcontext
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
 
 from ipfl_flower.ledger import Ledger
+
+WATCH_EVERY_S = 1.0
+
+
+def status(
+    ledger: Annotated[str, typer.Argument(help="The ledger: a file or a database URL.")],
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Go on until interrupted; with --json a line a change.")
+    ] = False,
+) -> None:
+    """Say which round it is, which phase, whom it waits for and until when."""
+    with Ledger.open(ledger, create=False) as book:
+        if watch:
+            _watch(book, as_json=json_)
+            return
+        found = read_status(book)
+    typer.echo(json.dumps(found, indent=2) if json_ else "\n".join(status_lines(found)))
+
+
+def _watch(book: Ledger, *, as_json: bool) -> None:
+    """Show a market's status, and show it again whenever it has changed."""
+    console, shown = Console(markup=False, highlight=False), None
+    is_live = console.is_terminal and not as_json
+    try:
+        with Live(console=console, auto_refresh=False) if is_live else nullcontext() as live:
+            while True:
+                found = read_status(book)
+                if found != shown and live is not None:
+                    live.update(Text("\n".join(status_lines(found))), refresh=True)
+                elif found != shown:
+                    typer.echo(json.dumps(found) if as_json else "\n".join(status_lines(found)))
+                shown = found
+                time.sleep(WATCH_EVERY_S)
+    except KeyboardInterrupt:
+        raise typer.Exit from None
 
 
 def read_status(ledger: Ledger) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The durable record of a market: rounds, reports, transfers, their hash chain, and its checks."""
 
 from ipfl_flower.ledger.figures import Account, Figures, RoundFigures, Tally
+from ipfl_flower.ledger.history import Outcome, RoundHistory
 from ipfl_flower.ledger.ledger import Ledger
 from ipfl_flower.ledger.records import (
     ContractError,
@@ -31,9 +32,11 @@ __all__ = [
     "Ledger",
     "LedgerError",
     "Line",
+    "Outcome",
     "Problem",
     "Report",
     "RoundFigures",
+    "RoundHistory",
     "RoundState",
     "RoundSummary",
     "Settlement",

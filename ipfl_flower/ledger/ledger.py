@@ -19,6 +19,7 @@ from ipfl_flower.ledger.addresses import find_database
 from ipfl_flower.ledger.chain import head_before
 from ipfl_flower.ledger.database import Database
 from ipfl_flower.ledger.figures import Figures
+from ipfl_flower.ledger.history import RoundHistory, read_history, read_lines
 from ipfl_flower.ledger.reading import has_reported, last_round, read_state, read_summaries
 from ipfl_flower.ledger.records import (
     Event,
@@ -379,6 +380,16 @@ class Ledger:
         """
         with self._read() as connection:
             return head_fits(connection)
+
+    def history(self, first: int = 0, count: int = 1) -> list[RoundHistory]:
+        """Tell how rounds went, by number: `first` and those after it, at most `count` of them."""
+        with self._read() as connection:
+            return read_history(connection, first, count)
+
+    def lines(self, institution: int, first: int, last: int) -> list[tuple[int, int, int, int]]:
+        """List an institution's entries in some rounds: round, payer, payee, micro-credits."""
+        with self._read() as connection:
+            return read_lines(connection, institution, first, last)
 
     def settlement(self, number: int) -> Settlement:
         """Load a settled round.

@@ -1,0 +1,121 @@
+"""Keeps the console's book up to date, and has the ledger verified beside it."""
+
+import json
+import logging
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Final
+
+from ipfl_flower.console.book import Book, iso, read_book
+from ipfl_flower.console.shapes import Verification
+from ipfl_flower.ledger import Ledger, LedgerError
+
+LOOK_EVERY_S: Final = 1.0
+VERIFY_EVERY_S: Final = 60.0
+VERIFY_SHARE: Final = 0.1
+"""The most of its time that verifying takes: a long ledger is verified less often."""
+PROBLEMS_MAX: Final = 100
+STOP_S: Final = 10.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Follower:
+    """Reads a ledger again and again, in a thread of its own.
+
+    Parameters
+    ----------
+    ledger : Ledger
+        Opened to read.
+    address : str
+        Where the ledger is, with its password if it has one: a process of its own verifies it.
+    verify : bool
+        Whether it does.
+    """
+
+    ledger: Ledger
+    address: str
+    verify: bool = True
+    book: Book = field(default_factory=Book)
+    verification: Verification = field(default_factory=lambda: Verification(state="pending"))
+    failure: str | None = None
+    _stopped: threading.Event = field(default_factory=threading.Event)
+    _threads: list[threading.Thread] = field(default_factory=list)
+    _checker: subprocess.Popen[str] | None = None
+
+    def start(self) -> None:
+        """Read the ledger once, then go on in the background.
+
+        Raises
+        ------
+        LedgerError
+            It can't be read.
+        """
+        self.book = read_book(self.ledger)
+        works = [self._follow, self._verify] if self.verify else [self._follow]
+        for work in works:
+            self._threads.append(threading.Thread(target=work, daemon=True, name=work.__name__))
+            self._threads[-1].start()
+
+    def stop(self) -> None:
+        """End the threads, and the process that verifies."""
+        self._stopped.set()
+        if self._checker is not None:
+            self._checker.kill()
+        for thread in self._threads:
+            thread.join(STOP_S)
+
+    def _follow(self) -> None:
+        while not self._stopped.wait(LOOK_EVERY_S):
+            try:
+                fresh = read_book(self.ledger, self.book)
+                if fresh.version != self.book.version:
+                    self.book = fresh
+                self.failure = None
+            except (LedgerError, ValueError, KeyError) as error:  # the last two: rows tampered with
+                if self.failure is None:
+                    _log.warning("the ledger can't be read: %s", error)
+                self.failure = str(error)
+
+    def _verify(self) -> None:
+        verified: str | None = None
+        pause = 0.0
+        while not self._stopped.wait(pause):
+            state = f"{self.book.head} {len(self.book.institutions)}"
+            pause = LOOK_EVERY_S
+            if state == verified:
+                continue
+            head, began = self.book.head, time.monotonic()
+            found = self._checked()
+            if self._stopped.is_set():
+                return
+            took = time.monotonic() - began
+            self.verification = found.model_copy(
+                update={"head": head, "at": iso(time.time()), "seconds": round(took, 3)}
+            )
+            verified = state if found.state != "failed" else None
+            pause = max(VERIFY_EVERY_S, took / VERIFY_SHARE)
+
+    def _checked(self) -> Verification:
+        """Verify in another process: it clears every round again, and would hold up our answers."""
+        command = [sys.executable, "-m", "ipfl_flower.console.checking"]
+        with subprocess.Popen(  # noqa: S603  # ourselves
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as checker:
+            self._checker = checker
+            out, _ = checker.communicate(self.address)
+        if checker.returncode != 0:
+            if self._stopped.is_set():
+                return Verification(state="failed")
+            _log.warning("the ledger could not be verified: exit code %d", checker.returncode)
+            return Verification(state="failed")
+        problems = json.loads(out)
+        for problem in problems[:PROBLEMS_MAX]:
+            _log.error("verification: %s", problem)
+        return Verification(
+            state="broken" if problems else "verified", problems=problems[:PROBLEMS_MAX]
+        )
