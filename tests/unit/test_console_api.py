@@ -88,10 +88,13 @@ def test_the_operator_is_told_everything(operator, place):
     assert answer.content
 
 
-def test_prometheus_is_told_with_the_operators_token(operator, alder):
+def test_prometheus_is_told_with_the_operators_token(operator):
     told = operator.get("/metrics")
     assert told.status_code == 200
     assert "\nipfl_rounds_total{" in told.text
+
+
+def test_an_institution_is_not_told_what_prometheus_is(alder):
     assert alder.get("/metrics").status_code == 403
 
 
