@@ -37,14 +37,12 @@ COPY --from=build /extra/opt/ipfl /opt/ipfl
 # Where volumes go: a new one takes the folder's owner.
 RUN install -d -o 10001 -g 10001 -m 0700 /authority /certificates /superlink-certificates /superexec /superlink /market /exchange
 COPY --from=build /project/opt/ipfl /opt/ipfl
-# As in cli/fleet.py: no calls to strangers, a long pause when idle (a poll that finds the SuperLink's
-# database locked ends the executor), one thread, and memory that goes back to the system.
+# As in cli/fleet.py: no calls to strangers, one thread, and memory that goes back to the system.
 ENV PATH=/opt/ipfl/bin:/usr/local/bin:/usr/bin:/bin \
     HOME=/tmp \
     FLWR_HOME=/tmp/flwr \
     FLWR_TELEMETRY_ENABLED=0 \
     FLWR_DISABLE_UPDATE_CHECK=1 \
-    FLWR_SUPEREXEC_TASK_POLL_INTERVAL=2 \
     MALLOC_ARENA_MAX=2 \
     MALLOC_MMAP_THRESHOLD_=1048576 \
     OMP_NUM_THREADS=1 \

@@ -34,13 +34,12 @@ COPY --from=dependencies /opt/ipfl /opt/ipfl
 RUN install -d -o 10001 -g 10001 -m 0700 /institution /state /exchange /run/ipfl
 COPY --from=build /project/opt/ipfl /opt/ipfl
 # Everything that is ever written goes to /tmp. The rest is as in cli/fleet.py: no calls to strangers,
-# a short pause when idle, one thread, and memory that goes back to the system.
+# one thread, and memory that goes back to the system.
 ENV PATH=/opt/ipfl/bin:/usr/local/bin:/usr/bin:/bin \
     HOME=/tmp \
     FLWR_HOME=/tmp/flwr \
     FLWR_TELEMETRY_ENABLED=0 \
     FLWR_DISABLE_UPDATE_CHECK=1 \
-    FLWR_SUPEREXEC_TASK_POLL_INTERVAL=0.2 \
     MALLOC_ARENA_MAX=2 \
     MALLOC_MMAP_THRESHOLD_=1048576 \
     OMP_NUM_THREADS=1 \

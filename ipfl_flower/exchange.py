@@ -57,6 +57,32 @@ def pause_s(poll_s: float, pulls: int) -> float:
     return max(poll_s, pulls / PULLS_PER_S_MAX)
 
 
+def is_passing(error: Exception) -> bool:
+    """Tell whether the SuperLink failed within: it may answer when it is asked again."""
+    if isinstance(error, httpx.HTTPStatusError):
+        return error.response.is_server_error
+    # Of an object that the SuperLink could not store; the class is Flower's own affair.
+    return type(error).__name__ == "ObjectPushError"
+
+
+def insistently(ask: Callable[[], T], clock: Clock) -> T:
+    """Ask the SuperLink until it answers.
+
+    Raises
+    ------
+    Exception
+        The SuperLink's error, when it refuses or has failed for `FAILING_S_MAX` seconds.
+    """
+    end = clock.monotonic() + FAILING_S_MAX
+    while True:
+        try:
+            return ask()
+        except Exception as error:
+            if not is_passing(error) or clock.monotonic() > end:
+                raise
+        clock.sleep(FAILING_PAUSE_S)
+
+
 @dataclass
 class _Waiting:
     """A node that has not answered.
@@ -126,15 +152,14 @@ class Exchange:
         Returns
         -------
         list of int
-            The nodes whose message Flower did not take: they are not registered, or not any more.
+            The nodes whose message Flower did not take: they are not registered any more.
 
         Raises
         ------
         httpx.HTTPStatusError
             If the SuperLink answers with nothing but errors for `FAILING_S_MAX` seconds.
         """
-        while (nodes := self._asked("nodes", self.grid.get_nodes)) is None:
-            self.clock.sleep(FAILING_PAUSE_S)
+        nodes = insistently(self.grid.get_nodes, self.clock)
         activated = {node.node_id: node.last_activated_at for node in nodes}
         refused = []
         for message in messages:
@@ -181,18 +206,9 @@ class Exchange:
         return self._node_of.get(reply.metadata.reply_to_message_id)
 
     def _push(self, message: Message) -> bool:
-        """Push a message; a new one of the same content where that failed: half of it may be there.
-
-        False: Flower did not take it, or by now the node is not to be asked any more.
-        """
+        """Push a message; the same one where that failed: Flower takes what is missing of it."""
         node = message.metadata.dst_node_id
-        while (pushed := self._asked("push", partial(self.grid.push_messages, [message]))) is None:
-            self.clock.sleep(FAILING_PAUSE_S)
-            again = self.remake(node)
-            if again is None:
-                return False
-            message = again
-        (message_id,) = pushed
+        (message_id,) = insistently(partial(self.grid.push_messages, [message]), self.clock)
         if not message_id:
             return False
         self._node_of[message_id] = node
@@ -239,13 +255,13 @@ class Exchange:
         return replies
 
     def _asked(self, what: str, ask: Callable[[], Iterable[T]]) -> Iterable[T] | None:
-        """Ask the SuperLink something; None: it failed within, which may pass."""
+        """Ask the SuperLink something; None: it failed within, and is asked again later."""
         try:
             answer = ask()
-        except httpx.HTTPStatusError as error:
+        except Exception as error:
             now = self.clock.monotonic()
             since = self._failing_since.setdefault(what, now)
-            if not error.response.is_server_error or now - since > FAILING_S_MAX:
+            if not is_passing(error) or now - since > FAILING_S_MAX:
                 raise
             return None
         self._failing_since.pop(what, None)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from flwr.serverapp import Grid
 
-from ipfl_flower.exchange import Clock
+from ipfl_flower.exchange import Clock, insistently
 from ipfl_flower.ledger import EnrolmentError, Ledger
 
 logger = logging.getLogger(__name__)
@@ -91,7 +91,8 @@ class Members:
         """Read who is online and may take part; enrol newcomers, in the order of their keys."""
         found: dict[int, Member] = {}
         expelled = self._ledger.expelled()
-        for node in sorted(grid.get_nodes(), key=lambda node: node.public_key):
+        nodes = insistently(grid.get_nodes, self._clock)
+        for node in sorted(nodes, key=lambda node: node.public_key):
             if node.status != "online":
                 continue
             name = node.name or f"institution-{node.public_key.hex()[-8:]}"

@@ -287,4 +287,6 @@ def _reason(text: str | None) -> str:
     wrapped = re.fullmatch(r"<class '([\w.]+)'>:<'(.*)'>", whole)
     if wrapped:
         whole = f"{wrapped[1].rsplit('.', 1)[-1]}: {wrapped[2]}"
-    return whole[:REASON_LENGTH_MAX]
+    # It is somebody else's text, and reaches terminals.
+    shown = (sign if sign.isprintable() else repr(sign)[1:-1] for sign in whole[:REASON_LENGTH_MAX])
+    return "".join(shown)[:REASON_LENGTH_MAX]

@@ -65,7 +65,11 @@ def run_market(
         deaths, events, progress = 0, watch.events(), watch.progress()
         while True:
             config.write_text(to_toml({**values, "resume": resume}), encoding="utf-8")
-            run = _submit(flower, app, config, patience_s)
+            try:
+                run = _submit(flower, app, config, patience_s)
+            except KeyboardInterrupt:
+                console.print("if `flwr list` shows a run that has begun, `flwr stop` ends it")
+                raise
             console.print(f"Flower run {run}{', resuming' if resume else ''}")
             try:
                 watch.follow(run, events)

@@ -12,6 +12,7 @@ from ipfl_flower.exchange import (
     PULL_IDS_MAX,
     Exchange,
     batches,
+    insistently,
     pause_s,
 )
 
@@ -141,51 +142,59 @@ def test_a_superlink_whose_database_was_locked_is_asked_again():
     assert {exchange.node(reply) for reply in exchange.replies()} == set(grid.nodes)
 
 
+class ObjectPushError(Exception):
+    """Flower raises its own of this name when the SuperLink could not store a part of a message."""
+
+
+def locked():
+    request = httpx.Request("POST", "https://superlink/")
+    response = httpx.Response(500, request=request)
+    return httpx.HTTPStatusError("database is locked", request=request, response=response)
+
+
 class HalfDeafGrid(CountingGrid):
     """The SuperLink takes the first pushes, or answers who is there, only after it has failed."""
 
-    failures = dict.fromkeys(("push", "nodes"), 0)
+    def __init__(self, handlers, **failures):
+        super().__init__(handlers)
+        self.failures = failures
+        self.tried = []
 
     def push_messages(self, messages):
-        self.fail("push")
+        self.tried += messages
+        self.fail("push", locked())
+        self.fail("objects", ObjectPushError())
         return super().push_messages(messages)
 
     def get_nodes(self):
-        self.fail("nodes")
+        self.fail("nodes", locked())
         return super().get_nodes()
 
-    def fail(self, what):
-        if self.failures[what]:
-            self.failures = self.failures | {what: self.failures[what] - 1}
-            request = httpx.Request("POST", "https://superlink/")
-            response = httpx.Response(500, request=request)
-            raise httpx.HTTPStatusError("database is locked", request=request, response=response)
+    def fail(self, what, error):
+        if self.failures.get(what):
+            self.failures[what] -= 1
+            raise error
 
 
-@pytest.mark.parametrize("what", ["push", "nodes"])
-def test_what_could_not_be_pushed_at_once_is_made_and_pushed_again(what):
-    grid = HalfDeafGrid(five())
-    grid.failures = grid.failures | {what: 3}
-    exchange = an_exchange(grid, model_bytes=1000, remake=asked)
+@pytest.mark.parametrize("what", ["push", "objects", "nodes"])
+def test_what_could_not_be_pushed_at_once_is_pushed_again(what):
+    grid = HalfDeafGrid(five(), **{what: 3})
+    exchange = an_exchange(grid, model_bytes=1000)
     assert {exchange.node(reply) for reply in exchange.replies()} == set(grid.nodes)
-    assert len({message.metadata.message_id for message in grid.sent}) == len(grid.sent) == 5
+    assert len(grid.sent) == len({id(message) for message in grid.tried}) == 5
     assert 3 <= grid.now < 4
 
 
+def test_who_is_there_is_asked_until_it_is_answered():
+    grid = HalfDeafGrid(five(), nodes=3)
+    assert len(list(insistently(grid.get_nodes, grid.clock))) == 5
+
+
 def test_a_superlink_that_takes_no_push_is_given_up():
-    grid = HalfDeafGrid(five())
-    grid.failures = grid.failures | {"push": 1000}
+    grid = HalfDeafGrid(five(), push=1000)
     with pytest.raises(httpx.HTTPStatusError):
-        an_exchange(grid, model_bytes=1000, remake=asked)
+        an_exchange(grid, model_bytes=1000)
     assert FAILING_S_MAX < grid.now < FAILING_S_MAX + 2
-
-
-def test_who_is_not_to_be_asked_again_when_its_push_failed_is_not():
-    grid = HalfDeafGrid(five())
-    grid.failures = grid.failures | {"push": 1}
-    exchange = Exchange(grid, 60.0, 30.0, 0.1, 1000, lambda node: None, grid.clock)
-    assert exchange.send(asked(node) for node in grid.nodes) == [1000]
-    assert [exchange.node(reply) for reply in exchange.replies()] == list(grid.nodes)[1:]
 
 
 class LosingGrid(CountingGrid):

@@ -195,6 +195,7 @@ def test_a_torn_tensor_is_refused_by_name():
         ("<class 'ipfl_flower.x.TrainingError'>:<'it\n diverged'>", "TrainingError: it diverged"),
         ("Node unavailable", "Node unavailable"),
         ("x" * 2000, "x" * 500),
+        ("\x1b[31mred\u202e", r"\x1b[31mred\u202e"),
         ("", "no reason given"),
     ],
 )
