@@ -79,9 +79,18 @@ def serve(runtime: str, ca: Path | None, secret: Path) -> None:
                 subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             )
             logger.warning("a server app was started: process %d", running[-1].pid)
-        # Who has ended is let go; a server app reports its end to the SuperLink itself.
-        running = [process for process in running if process.poll() is None]
+        running = still_running(running)
         time.sleep(POLL_S)
+
+
+def still_running(
+    processes: Sequence["subprocess.Popen[bytes]"],
+) -> list["subprocess.Popen[bytes]"]:
+    """Let go of server apps that have ended, and say of which that was no good end."""
+    for process in processes:
+        if process.poll():
+            logger.error("the server app of process %d ended with %d", process.pid, process.poll())
+    return [process for process in processes if process.poll() is None]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -95,7 +104,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     handler.setFormatter(logging.Formatter("ipfl: %(message)s"))
     # Server apps watch this process, and end with it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    serve(options.runtime, options.root_certificates, options.secret)
+    try:
+        serve(options.runtime, options.root_certificates, options.secret)
+    except (OSError, ValueError, httpx.HTTPStatusError) as error:
+        sys.exit(f"ipfl: {error}")
 
 
 if __name__ == "__main__":

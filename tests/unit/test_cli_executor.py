@@ -44,6 +44,28 @@ def test_it_does_not_ask_for_ever_nor_after_a_refusal(status, after):
     assert after <= superlink.grid.now < after + 1
 
 
+def test_a_secret_or_a_ca_that_is_not_there_is_one_line(tmp_path):
+    secret = tmp_path / "superexec.secret"
+    command = executor_command("127.0.0.1:1", secret, None)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done.stderr
+    assert str(secret) in done.stderr
+    secret.write_text("0" * 64)
+    command = executor_command("127.0.0.1:1", secret, tmp_path / "ca.pem")
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done.stderr
+    assert "ca.pem" in done.stderr
+
+
+def test_how_a_server_app_ended_is_said(caplog):
+    ended = [subprocess.Popen(["false"]), subprocess.Popen(["true"])]
+    for process in ended:
+        process.wait()
+    assert server_executor.still_running(ended) == []
+    assert f"process {ended[0].pid} ended with 1" in caplog.text
+    assert str(ended[1].pid) not in caplog.text
+
+
 def test_it_waits_for_a_superlink_that_is_not_there_and_ends_by_a_signal(tmp_path):
     secret = tmp_path / "superexec.secret"
     secret.write_text("0" * 64)
