@@ -14,6 +14,8 @@ from ipfl_flower.console.app import make_app
 from ipfl_flower.console.follower import Follower
 from ipfl_flower.ledger import Ledger
 
+_log = logging.getLogger(__name__)
+
 
 class _ServeByDefault(TyperGroup):
     """Lets ``ipfl console LEDGER`` mean ``ipfl console serve LEDGER``."""
@@ -58,6 +60,12 @@ def serve(
     if (certificate is None) != (key is None):
         raise ConsoleError("--certificate and --key go together: give both, or neither")
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    if certificate is None and not _is_loopback(host):
+        _log.warning(
+            "%s can be reached from elsewhere, without TLS: tokens and what they show can be read "
+            "on the way; give --certificate and --key, or have a proxy on this machine",
+            host,
+        )
     with Ledger.open(ledger, create=False) as book:
         uvicorn.run(
             make_app(gate, Follower(book, ledger), any_host=insecure),

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ipfl_flower.cli.money import credits_text
+from ipfl_flower.cli.status import printable
 from ipfl_flower.console.access import OPERATOR
 from ipfl_flower.console.book import SETTLED, read_book
 from ipfl_flower.console.graph import round_graph
@@ -62,7 +63,7 @@ def _print(graph: Graph) -> None:
         f"{credits_text(volume)} credits"
     )
     if graph.detail:
-        console.print(graph.detail)
+        console.print(printable(graph.detail))
     table = Table("institution", "accuracy", "utility", "net", "balance", box=None)
     for column in table.columns[1:]:
         column.justify = "right"

@@ -2,15 +2,17 @@
 
 import signal
 import threading
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from prometheus_client import (
     CollectorRegistry,
     ProcessCollector,
     generate_latest,
+    make_wsgi_app,
     start_http_server,
 )
 from prometheus_client.registry import Collector
@@ -18,6 +20,7 @@ from prometheus_client.registry import Collector
 from ipfl_flower.cli.processes import LaunchError
 from ipfl_flower.cli.refusals import read_refusals
 from ipfl_flower.cli.run import read_market
+from ipfl_flower.console.app import is_this_machine
 from ipfl_flower.console.host import (
     CertificateCollector,
     DiskCollector,
@@ -30,6 +33,9 @@ from ipfl_flower.console.verifier import Verifier
 from ipfl_flower.ledger import Ledger
 from ipfl_flower.settings import Settings
 from ipfl_flower.trainer_api import Address, AddressError
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 
 def metrics(
@@ -109,6 +115,18 @@ def host_collectors(
     return [*found, DiskCollector(folders)]
 
 
+def _of_this_machine(app: "WSGIApplication") -> "WSGIApplication":
+    """Answer to this machine's own names alone: a web page could have its name point here."""
+
+    def checked(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        if is_this_machine(environ.get("HTTP_HOST", "")):
+            return app(environ, start_response)
+        start_response("421 Misdirected Request", [("Content-Type", "text/plain")])
+        return [b"call it localhost\n"]
+
+    return checked
+
+
 def _serve(registry: CollectorRegistry, listen: str, stack: ExitStack) -> str:
     """Serve in a thread until the stack unwinds, and return the address."""
     try:
@@ -121,6 +139,8 @@ def _serve(registry: CollectorRegistry, listen: str, stack: ExitStack) -> str:
         server, thread = start_http_server(place.port, place.host, registry)
     except OSError as error:
         raise LaunchError(f"can't listen on {listen} ({error}): choose another --listen") from error
+    if place.local:
+        server.set_app(_of_this_machine(make_wsgi_app(registry)))
     stack.callback(thread.join)
     stack.callback(server.server_close)
     stack.callback(server.shutdown)

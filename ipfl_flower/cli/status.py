@@ -96,10 +96,11 @@ def read_status(ledger: Ledger) -> dict[str, Any]:
 
 def status_lines(status: dict[str, Any]) -> list[str]:
     """Say a market's status in a few lines, which reasons that others wrote can't break out of."""
-    return [_printable(line) for line in _lines(status)]
+    return [printable(line) for line in _lines(status)]
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """Escape what others wrote and a terminal would obey."""
     return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
 
 

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-TOKEN_LENGTH_MIN: Final = 16
+TOKEN_LENGTH_MIN: Final = 32
 LOGIN_S: Final = 12 * 3600
-LOGINS_MAX: Final = 10_000
+LOGINS_MAX: Final = 50
+"""Of one viewer: who begins more ends its own oldest, and nobody else's."""
 
 _LINE: Final = re.compile(r"([0-9a-f]{64})  (\S.*)")
 
@@ -80,8 +81,9 @@ class Gate:
             for digest, (end, _) in list(self._logins.items()):
                 if end < now:
                     del self._logins[digest]
-            while len(self._logins) >= LOGINS_MAX:
-                self._logins.pop(next(iter(self._logins)))
+            own = [digest for digest, (_, whose) in self._logins.items() if whose == viewer]
+            for digest in own[: max(0, len(own) + 1 - LOGINS_MAX)]:
+                del self._logins[digest]
             self._logins[digest_of(secret)] = now + LOGIN_S, viewer
         return secret
 
@@ -146,13 +148,15 @@ def add_token(path: Path, name: str) -> str:
     """
     if not name.strip() or not name.isprintable():
         raise ConsoleError(f"an institution's name is printable, not {name!r}")
+    unended = False
     if path.exists():
         _read_tokens(path)
+        unended = _read(path)[-1:] not in ("", "\n")
     token = secrets.token_urlsafe(32)
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(f"{digest_of(token)}  {name}\n")
+            file.write("\n" * unended + f"{digest_of(token)}  {name}\n")
     except OSError as error:
         raise ConsoleError(f"{path} can't be written: {error.strerror}: check the path") from error
     return token

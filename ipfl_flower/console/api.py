@@ -26,6 +26,7 @@ from ipfl_flower.ledger import Settlement
 COOKIE: Final = "ipfl-console"
 POINTS: Final = 240
 ROUND_MAX: Final = 2**31
+STATEMENT_ROUNDS_MAX: Final = 200
 
 _bearer = HTTPBearer(auto_error=False, description="the operator's or an institution's token")
 _cookie = APIKeyCookie(name=COOKIE, auto_error=False, description="what a login gives")
@@ -100,7 +101,9 @@ api = APIRouter(prefix="/api/v1", responses=_REFUSALS)
 plain = APIRouter()
 
 
-_HIDDEN: Final = HTTPException(404, "there is none, or it is not yours to see")
+def _hidden() -> HTTPException:
+    """Make the refusal, each time anew: an exception that is kept holds on to all its frames."""
+    return HTTPException(404, "there is none, or it is not yours to see")
 
 
 def _give(
@@ -203,17 +206,19 @@ def why(
     book = desk.book
     page = _page(book, number)
     if not (viewer.sees(buyer) or viewer.sees(seller)) or not {buyer, seller} <= set(book.ids):
-        raise _HIDDEN
+        raise _hidden()
     if buyer == seller:
         raise HTTPException(404, "nobody buys from itself")
 
     def explain() -> BaseModel:
         settlement = desk.settlement(page)
         if settlement is None:
-            raise HTTPException(404, f"round {number} is not settled")
+            # To an institution as if there were no such other: it would tell who is enrolled.
+            unsettled = HTTPException(404, f"round {number} is not settled")
+            raise unsettled if viewer.is_operator else _hidden()
         found = Explainer(settlement, book.names).explain(book.ids[buyer], book.ids[seller], viewer)
         if found is None:
-            raise _HIDDEN
+            raise _hidden()
         return found
 
     return _give(request, viewer, ("why", page.history.head, number, buyer, seller), explain)
@@ -245,11 +250,15 @@ def statement(
     first: Annotated[int | None, Query(ge=0, le=ROUND_MAX)] = None,
     last: Annotated[int | None, Query(ge=0, le=ROUND_MAX)] = None,
 ) -> Response:
-    """Show an account's entries, by default of the last ten rounds."""
+    """Show an account's entries: by default of the last ten rounds, at most of 200."""
     book = desk.book
     institution = _institution(book, viewer, name)
     end = len(book.pages) - 1 if last is None else min(last, len(book.pages) - 1)
     begin = max(0, end - 9) if first is None else first
+    if end - begin >= STATEMENT_ROUNDS_MAX:
+        raise HTTPException(
+            422, f"rounds {begin} to {end} are more than {STATEMENT_ROUNDS_MAX}: ask for fewer"
+        )
     key = ("statement", book.version, institution, begin, end)
     ledger = desk.follower.ledger
     return _give(
@@ -307,7 +316,7 @@ def _page(book: Book, number: int) -> Page:
 
 def _institution(book: Book, viewer: Viewer, name: str) -> int:
     if name not in book.ids or not viewer.sees(name):
-        raise _HIDDEN
+        raise _hidden()
     return book.ids[name]
 
 

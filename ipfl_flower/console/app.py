@@ -14,6 +14,7 @@ from starlette.middleware.gzip import GZipMiddleware
 
 from ipfl_flower.console.access import Gate
 from ipfl_flower.console.api import Desk, api, plain
+from ipfl_flower.console.bodies import BodyLimit
 from ipfl_flower.console.follower import Follower
 from ipfl_flower.ledger import LedgerError
 
@@ -85,11 +86,13 @@ def make_app(gate: Gate, follower: Follower, *, any_host: bool = False) -> FastA
         text = "; ".join(what).encode("utf-8", "backslashreplace").decode()
         return JSONResponse({"detail": text}, 422)
 
+    app.add_middleware(BodyLimit)  # within what sets the headers
+
     @app.middleware("http")
     async def guard(
         request: Request, call_next: Callable[[Request], Awaitable[Response]]
     ) -> Response:
-        if gate.is_open and not any_host and not _is_of_this_machine(request):
+        if gate.is_open and not any_host and not is_this_machine(request.headers.get("host", "")):
             response: Response = JSONResponse({"detail": "call it localhost"}, 421)
         else:
             response = await call_next(request)
@@ -102,8 +105,8 @@ def make_app(gate: Gate, follower: Follower, *, any_host: bool = False) -> FastA
     return app
 
 
-def _is_of_this_machine(request: Request) -> bool:
-    host = request.headers.get("host", "")
+def is_this_machine(host: str) -> bool:
+    """Tell whether a Host header is one of this machine's own names, with or without a port."""
     return host.rpartition(":")[0] in LOOPBACK or host in LOOPBACK
 
 

@@ -217,7 +217,9 @@ def _page(history: RoundHistory, before: Page | None, count: int) -> Page:
     accuracies = {kind: np.full(count, np.nan) for kind in ACCURACIES}
     for i, metrics in history.metrics.items():
         for kind, name in ACCURACIES.items():
-            accuracies[kind][i] = metrics.get(name, np.nan)
+            value = metrics.get(name, np.nan)
+            if 0 <= value <= 1:  # institutions may report anything
+                accuracies[kind][i] = value
     return Page(
         history=replace(history, metrics={}, outcomes={}),
         utilities=utilities,

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 
+from ipfl_flower.console.verifier import verified
 from ipfl_flower.ledger import Ledger, LedgerError
 
 NICE = 10
@@ -17,7 +18,7 @@ def main() -> int:
     os.nice(NICE)
     try:
         with Ledger.open(sys.stdin.read().strip(), create=False) as ledger:
-            problems = [str(problem) for problem in ledger.verify()]
+            problems = [str(problem) for problem in verified(ledger)]
     except LedgerError as error:
         print(f"ipfl: {error}", file=sys.stderr)  # noqa: T201
         return 1

@@ -11,7 +11,7 @@ from typing import Final
 
 from ipfl_flower.console.book import Book, iso, read_book
 from ipfl_flower.console.shapes import Verification
-from ipfl_flower.ledger import Ledger, LedgerError
+from ipfl_flower.ledger import Ledger
 
 LOOK_EVERY_S: Final = 1.0
 VERIFY_EVERY_S: Final = 60.0
@@ -76,10 +76,10 @@ class Follower:
                 if fresh.version != self.book.version:
                     self.book = fresh
                 self.failure = None
-            except (LedgerError, ValueError, KeyError) as error:  # the last two: rows tampered with
+            except Exception as error:  # noqa: BLE001  # whatever rows tampered with raise: the thread goes on
                 if self.failure is None:
-                    _log.warning("the ledger can't be read: %s", error)
-                self.failure = str(error)
+                    _log.warning("the ledger can't be read: %r", error)
+                self.failure = str(error) or type(error).__name__
 
     def _verify(self) -> None:
         verified: str | None = None
@@ -90,14 +90,24 @@ class Follower:
             if state == verified:
                 continue
             head, began = self.book.head, time.monotonic()
-            found = self._checked()
+            try:
+                found = self._checked()
+            except Exception as error:  # noqa: BLE001  # no process to be had, say: the thread goes on
+                _log.warning("the ledger could not be verified: %r", error)
+                found = Verification(state="failed")
             if self._stopped.is_set():
                 return
+            if found.state == "failed":
+                # What was found before holds until a verification has ended.
+                if self.verification.state == "pending":
+                    self.verification = found
+                pause = VERIFY_EVERY_S
+                continue
             took = time.monotonic() - began
             self.verification = found.model_copy(
                 update={"head": head, "at": iso(time.time()), "seconds": round(took, 3)}
             )
-            verified = state if found.state != "failed" else None
+            verified = state
             pause = max(VERIFY_EVERY_S, took / VERIFY_SHARE)
 
     def _checked(self) -> Verification:

@@ -55,8 +55,8 @@ class RoundLine(Shape):
     deadline_at: Time | None
     waiting: list[str]
     failed: dict[str, str]
-    slowest: str | None = Field(description="whose report came last")
-    slowest_s: float | None = Field(description="seconds after asking")
+    slowest: str | None = Field(description="whose report came last; operators only")
+    slowest_s: float | None = Field(description="seconds after asking; operators only")
     head: str | None
 
 

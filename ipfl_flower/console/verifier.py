@@ -1,5 +1,6 @@
 """The whole ledger verified from time to time, beside the scrapes, for which it takes too long."""
 
+import logging
 import threading
 import time
 from collections import Counter
@@ -12,9 +13,29 @@ from prometheus_client.metrics_core import Metric
 
 from ipfl_flower.console import catalogue as c
 from ipfl_flower.console.page import Described, Page
-from ipfl_flower.ledger import Ledger, LedgerError, Problem
+from ipfl_flower.ledger import Ledger, Problem
 
 GRACE_S: Final = 5.0
+RETRY_S: Final = 60.0
+
+_log = logging.getLogger(__name__)
+
+
+def verified(ledger: Ledger) -> list[Problem]:
+    """Verify a ledger; what is said to be unreadable must be so twice.
+
+    A connection lost on the way looks like rows that were tampered with. Those are still there
+    the second time; a database that is gone can't be connected to then.
+
+    Raises
+    ------
+    LedgerError
+        The ledger can't be reached: that says nothing about what is in it.
+    """
+    problems = ledger.verify()
+    if any(problem.check == "readable" for problem in problems):
+        problems = ledger.verify()
+    return problems
 
 
 @dataclass(frozen=True)
@@ -52,19 +73,27 @@ class Verifier(Described):
         self.last: Verification | None = None
 
     def verify(self) -> Verification:
-        """Verify now."""
+        """Verify now.
+
+        Raises
+        ------
+        LedgerError
+            The ledger can't be reached; the last verification stands.
+        """
         began = time.monotonic()
-        try:
-            problems = tuple(self._ledger.verify())
-        except LedgerError as error:
-            problems = (Problem("readable", "ledger", str(error)),)
+        problems = tuple(verified(self._ledger))
         self.last = Verification(problems, self._clock(), time.monotonic() - began)
         return self.last
 
     def _run(self) -> None:
         while not self._over.is_set():
-            self.verify()
-            self._over.wait(self._every_s)
+            pause = self._every_s
+            try:
+                self.verify()
+            except Exception as error:  # noqa: BLE001  # else the last state would be shown for ever
+                _log.warning("the ledger could not be verified: %r", error)
+                pause = min(pause, RETRY_S)
+            self._over.wait(pause)
 
     def __enter__(self) -> Self:
         self._thread.start()

@@ -58,6 +58,8 @@ def test_they_are_served_until_the_process_is_told_to_end(path):
         assert answer.status_code == 200
         assert samples(answer.content)["ipfl_rounds_total", "settled"] == 2
         assert "process_resident_memory_bytes" in answer.text
+        elsewhere = httpx.get(url, headers={"Host": "rebound.example"}, timeout=30.0)
+        assert (elsewhere.status_code, elsewhere.text) == (421, "call it localhost\n")
         with Ledger.open(path) as ledger:
             ledger.deliver(2)
             ledger.collect(3)

@@ -7,8 +7,12 @@ import pytest
 from fastapi.testclient import TestClient
 from support import console_market as cm
 
+from ipfl_flower.console import api as api_module
+from ipfl_flower.console import follower as follower_module
+from ipfl_flower.console import shapes
 from ipfl_flower.console.access import (
     LOGIN_S,
+    LOGINS_MAX,
     ConsoleError,
     Gate,
     Viewer,
@@ -17,6 +21,7 @@ from ipfl_flower.console.access import (
     read_gate,
 )
 from ipfl_flower.console.app import HEADERS, make_app
+from ipfl_flower.console.bodies import BODY_BYTES_MAX
 from ipfl_flower.console.follower import Follower
 from ipfl_flower.ledger import Ledger, LedgerError
 
@@ -145,6 +150,30 @@ def test_a_login_ends(monkeypatch):
     assert gate.logged_in(secret) is None
 
 
+def test_who_logs_in_again_and_again_ends_its_own_logins_alone():
+    gate = Gate([digest_of(OPERATOR)])
+    others = gate.log_in(Viewer("birch"))
+    own = [gate.log_in(Viewer("alder")) for _ in range(LOGINS_MAX + 2)]
+    assert [gate.logged_in(secret) for secret in own[:2]] == [None, None]
+    assert {gate.logged_in(secret) for secret in own[2:]} == {Viewer("alder")}
+    assert gate.logged_in(others) == Viewer("birch")
+
+
+def test_a_body_that_is_no_token_is_not_read(nobody):
+    whole = b" " * (BODY_BYTES_MAX + 1)
+
+    def in_chunks():
+        for _ in range(5):
+            yield whole[:1000]
+
+    headers = {"Content-Type": "application/json"}
+    for body in (whole, in_chunks()):
+        answer = nobody.post("/api/v1/login", content=body, headers=headers)
+        assert (answer.status_code, "4096 bytes" in answer.json()["detail"]) == (413, True)
+    fits = whole[: BODY_BYTES_MAX - 40] + b'{"token": "wrong"}'
+    assert nobody.post("/api/v1/login", content=fits, headers=headers).status_code == 401
+
+
 def test_without_any_token_the_console_answers_to_this_machines_names_alone(file):
     with Ledger.open(file, create=False) as ledger:
         follower = Follower(ledger, str(file), verify=False)
@@ -169,6 +198,8 @@ def test_without_any_token_the_console_answers_to_this_machines_names_alone(file
         "rounds/1/market/elm/birch",
         "rounds/1/market/alder/hazel",
         "rounds/1/market/alder/nobody",
+        "rounds/5/market/alder/birch",
+        "rounds/5/market/alder/nobody",
         "accounts/nobody/statement",
     ],
 )
@@ -196,6 +227,14 @@ def test_an_institution_sees_its_own_lines_everywhere(alder, file):
     assert (status["expelled"], status["last_event"], status["server"]) == ({}, None, None)
 
 
+def test_a_refusal_keeps_no_earlier_request(alder):
+    for _ in range(2):
+        alder.get("/api/v1/accounts/birch/statement")
+    first, second = api_module._hidden(), api_module._hidden()
+    assert first is not second
+    assert first.__traceback__ is None
+
+
 def test_answers_that_are_kept_are_not_given_to_another(nobody):
     for token, count in ((OPERATOR, 9), (ALDER, 1), (OPERATOR, 9)):
         headers = {"Authorization": f"Bearer {token}"}
@@ -221,6 +260,18 @@ def test_money_is_integers(operator, file):
     assert "attachment" in csv.headers["content-disposition"]
     last = csv.text.splitlines()[-1].split(",")
     assert int(last[-1]) == statement.balance
+
+
+def test_a_statement_of_too_many_rounds_is_refused(operator, monkeypatch):
+    monkeypatch.setattr(api_module, "STATEMENT_ROUNDS_MAX", 3)
+    place = "/api/v1/accounts/alder/statement"
+    assert operator.get(f"{place}?first=3").status_code == 200
+    answer = operator.get(f"{place}?first=2")
+    assert (answer.status_code, answer.json()["detail"]) == (
+        422,
+        "rounds 2 to 5 are more than 3: ask for fewer",
+    )
+    assert operator.get(f"{place}.csv").status_code == 200
 
 
 def test_a_purchase_is_explained(operator):
@@ -348,6 +399,51 @@ def test_a_ledger_that_was_tampered_with_is_said_to_be_broken(tmp_path):
     assert any("entries" in problem for problem in follower.verification.problems)
 
 
+def test_following_goes_on_after_whatever_error(place, monkeypatch):
+    def unreadable(*_):
+        raise IndexError("a row names no institution")
+
+    monkeypatch.setattr(follower_module, "LOOK_EVERY_S", 0.01)
+    with Ledger.open(place) as writer, Ledger.open(place, create=False) as reader:
+        cm.play(writer, rounds=1)
+        follower = Follower(reader, place, verify=False)
+        follower.start()
+        try:
+            with monkeypatch.context() as broken:
+                broken.setattr(follower_module, "read_book", unreadable)
+                wait_for(lambda: follower.failure is not None, "the failure")
+                assert follower.failure == "a row names no institution"
+            wait_for(lambda: follower.failure is None, "the recovery")
+        finally:
+            follower.stop()
+
+
+def test_a_verification_that_does_not_end_says_nothing(tmp_path, monkeypatch):
+    file = tmp_path / "ledger.db"
+    with Ledger.open(file) as ledger:
+        cm.play(ledger, rounds=1)
+        follower = Follower(ledger, str(file))
+        asked = []
+
+        def checked():
+            asked.append(1)
+            if len(asked) == 1:
+                return shapes.Verification(state="verified")
+            raise OSError("no process to be had")
+
+        monkeypatch.setattr(follower, "_checked", checked)
+        monkeypatch.setattr(follower_module, "LOOK_EVERY_S", 0.01)
+        monkeypatch.setattr(follower_module, "VERIFY_EVERY_S", 0.01)
+        follower.start()
+        try:
+            wait_for(lambda: follower.verification.state == "verified", "the verification")
+            cm.settle(ledger, cm.settlement(1))
+            wait_for(lambda: len(asked) > 2, "another try")
+            assert follower.verification.state == "verified"
+        finally:
+            follower.stop()
+
+
 def test_a_console_of_no_ledger_does_not_start(tmp_path):
     with pytest.raises(LedgerError, match="no ledger at"):
         Ledger.open(tmp_path / "none.db", create=False)
@@ -376,10 +472,19 @@ def test_a_token_is_printed_once_and_its_hash_kept(tmp_path):
     assert not gate.is_open
 
 
+def test_a_token_is_added_after_a_last_line_that_has_no_end(tmp_path):
+    file = tmp_path / "tokens"
+    file.write_text(f"{digest_of(ALDER)}  alder")
+    (tmp_path / "operator").write_text(OPERATOR)
+    token = add_token(file, "birch")
+    gate = read_gate(tmp_path / "operator", file)
+    assert (gate.viewer_of(ALDER), gate.viewer_of(token)) == (Viewer("alder"), Viewer("birch"))
+
+
 @pytest.mark.parametrize(
     ("operator", "tokens", "said"),
     [
-        ("short", None, "must hold one token of 16 characters or more"),
+        ("short", None, "must hold one token of 32 characters or more"),
         ("two words that are long", None, "must hold one token"),
         ("x" * 32, "alder: secret", "line 1: not a SHA-256, two spaces and a name"),
         (None, f"{'0' * 64}  alder", "give --operator-token-file, too"),
@@ -429,6 +534,29 @@ def test_the_market_of_a_round_is_printed_in_80_columns(file):
     code, out, error = ipfl("market", "show", file, "--round", "6")
     assert (code, out) == (1, "")
     assert error == "ipfl: there is no round 6: the ledger has 6 rounds, from 0\n"
+
+
+def test_why_a_round_was_abandoned_can_not_speak_to_the_terminal(tmp_path):
+    file = tmp_path / "ledger.db"
+    with Ledger.open(file) as ledger:
+        cm.begin(ledger)
+        ledger.open_round(0, range(9), 10.0, 2)
+        ledger.abandon(0, "stopped\x1b[2J")
+    code, out, _ = ipfl("market", "show", file, "--round", "0")
+    assert (code, "\x1b" in out, "stopped\\x1b[2J" in out) == (0, False, True)
+
+
+def test_a_console_that_others_reach_without_tls_says_so(file, tmp_path):
+    (tmp_path / "operator").write_text(OPERATOR)
+    command = [*IPFL, "console", file, "--host", "0.0.0.0", "--port", "0"]
+    command += ["--operator-token-file", tmp_path / "operator"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as console:
+        try:
+            said = console.stderr.readline()
+        finally:
+            console.terminate()
+    assert said.startswith("WARNING")
+    assert "without TLS" in said
 
 
 def test_status_is_printed_again_when_it_changes(tmp_path):

@@ -265,6 +265,7 @@ def test_a_round_says_its_phases_whom_it_waits_for_and_who_failed(book):
     assert (refused.failed, refused.waiting) == ({"cedar": "tensor 'w' is missing"}, [])
     assert refused.opened_at < refused.collecting_at < refused.settled_at <= refused.ended_at
     assert (refused.slowest, refused.slowest_s, refused.collecting_s) == ("yew", 9.0, 10.0)
+    assert round_line(book, book.pages[3], Viewer("yew")).slowest is None
     assert refused.welfare == pytest.approx(cm.settlement(3, (cm.CEDAR,)).clearing.utilities.sum())
 
 

@@ -4,10 +4,12 @@ import dataclasses
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
+from sqlalchemy.exc import SQLAlchemyError
 from support import rounds
 from support.fault_markets import Arena, Plan
 from support.ledgers import play, settle
@@ -19,7 +21,8 @@ from ipfl_flower.console import verifier as verifier_module
 from ipfl_flower.console.metrics import LedgerCollector, market_registry, render
 from ipfl_flower.console.tally import BUCKETS_S, Durations, Outcome, outcome
 from ipfl_flower.console.verifier import Verifier
-from ipfl_flower.ledger import MICRO, Ledger, Report, State
+from ipfl_flower.ledger import MICRO, Ledger, LedgerError, Problem, Report, State
+from ipfl_flower.ledger import verify as verify_module
 from ipfl_flower.market import Rules, Terms
 from ipfl_flower.market.invariants import Violation
 from ipfl_flower.quorum import short_of_quorum
@@ -297,6 +300,66 @@ def test_the_verifier_verifies_beside_and_ends_with_its_context(ledger):
             found = samples(generate_latest(registry))
     assert not verifier._thread.is_alive()
     assert found["ipfl_ledger_verified",] == 1
+
+
+class Lossy:
+    """A ledger whose verifications come to what it is made with, one after the other."""
+
+    def __init__(self, *results):
+        self.results = list(results)
+        self.asked = threading.Event()
+
+    def verify(self):
+        found = self.results.pop(0) if self.results else []
+        if not self.results:
+            self.asked.set()
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+
+def test_what_can_not_be_read_but_once_is_not_wrong():
+    lost = [Problem("readable", "settlements", "server closed the connection")]
+    assert Verifier(Lossy(lost, []), 60.0).verify().problems == ()
+    assert Verifier(Lossy(lost, lost), 60.0).verify().problems == tuple(lost)
+    verifier = Verifier(Lossy([], lost, LedgerError("can't connect")), 60.0)
+    before = verifier.verify()
+    with pytest.raises(LedgerError, match="can't connect"):
+        verifier.verify()
+    assert verifier.last is before
+
+
+@pytest.mark.parametrize("step", ["round_digests", "read_settlement"])
+@pytest.mark.parametrize("number", [0, 2])
+def test_a_connection_that_is_cut_while_verifying_is_no_damage(postgres, monkeypatch, step, number):
+    database = postgres.new_database()
+    read, cuts = getattr(verify_module, step), []
+
+    def cut(connection, round_number):
+        if round_number == number and not cuts:
+            cuts.append(number)
+            postgres.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                f"WHERE datname = '{database}'"
+            )
+        return read(connection, round_number)
+
+    with Ledger.open(postgres.url(database)) as writer:
+        play(writer)
+    monkeypatch.setattr(verify_module, step, cut)
+    with Ledger.open(postgres.url(database), create=False) as ledger:
+        verifier = Verifier(ledger, 60.0)
+        with suppress(SQLAlchemyError, LedgerError):
+            verifier.verify()
+        assert cuts == [number]
+        assert verifier.last is None or verifier.last.problems == ()
+        assert verifier.verify().problems == ()
+
+
+def test_verifying_goes_on_after_whatever_error():
+    lossy = Lossy(IndexError("a row names no institution"), LedgerError("can't connect"), [])
+    with Verifier(lossy, 0.001):
+        assert lossy.asked.wait(30.0)
 
 
 def test_a_long_verification_does_not_keep_the_process_from_ending(monkeypatch):

@@ -4,6 +4,7 @@ import { el, svg } from "./dom.js";
 
 const [WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM] = [640, 300, 86, 12, 12, 34];
 const TICKS = 5;
+const TICKS_MAX = 20;
 const COLOURS = 8;
 const lit = new Map();
 
@@ -13,7 +14,13 @@ function ticks(low, high) {
   const power = 10 ** Math.floor(Math.log10(raw));
   const step = [1, 2, 5, 10].find((unit) => unit * power >= raw) * power;
   const found = [];
-  for (let value = Math.ceil(low / step) * step; value <= high + step * 1e-9; value += step) found.push(Math.round(value / step) * step + 0); // and never −0
+  const start = Math.ceil(low / step);
+  // Counted: a step may be less than what tells two large numbers apart.
+  for (let k = 0; k < TICKS_MAX; k += 1) {
+    const value = (start + k) * step + 0; // and never −0
+    if (!(value <= high + step * 1e-9)) break;
+    if (value !== found.at(-1)) found.push(value);
+  }
   return found;
 }
 

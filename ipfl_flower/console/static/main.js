@@ -14,6 +14,8 @@ const at = (id) => document.getElementById(id);
 let session = null;
 let status = null;
 let shown = 0;
+let known = false; // whether it was asked who is logged in
+let failed = false; // whether what is shown says so
 
 function current() {
   const name = location.hash.slice(1);
@@ -46,12 +48,14 @@ function headline() {
 }
 
 async function look() {
+  if (!known) await begin();
   if (session === null) return;
   try {
     const found = await get("status");
     const changed = JSON.stringify(found) !== JSON.stringify(status);
     status = found;
-    if (!changed) return;
+    if (!changed && !failed) return;
+    failed = false;
     at("now").textContent = headline();
     await draw();
   } catch (error) {
@@ -64,12 +68,14 @@ function fail(error) {
     enter(null);
     return;
   }
+  failed = true;
   if (error instanceof Refused) show(at("view"), el("p", { class: "bad card" }, error.message));
   else at("now").textContent = "the console can't be reached; trying again";
 }
 
 function enter(who) {
   session = who;
+  known = true;
   status = null;
   at("login").hidden = who !== null;
   at("tabs").hidden = at("view").hidden = who === null;
@@ -114,11 +120,14 @@ addEventListener("hashchange", () => {
   draw().then(() => at("view").focus({ preventScroll: true }));
 });
 
-try {
-  const who = await get("session");
-  enter(who.role === "nobody" ? null : who);
-} catch (error) {
-  fail(error);
+async function begin() {
+  try {
+    const who = await get("session");
+    enter(who.role === "nobody" ? null : who);
+  } catch (error) {
+    fail(error);
+  }
 }
+
 await look();
 setInterval(look, LOOK_EVERY_MS);

@@ -43,6 +43,7 @@ function list(found, session) {
   const operator = session.role === "operator";
   const columns = [["Round", true], ["State"], ["Replied", true], ["Collecting took", true], ["Last to reply"], ["Begun"], ["Ended"], ["What went wrong"]];
   if (operator) columns.splice(3, 0, ["Purchases", true], ["Credits", true], ["Welfare", true]);
+  else columns.splice(4, 1); // who replied last
   return table("Rounds", columns, found.rounds.map((line) => {
     const wrong = Object.entries(line.failed).map(([name, reason]) => `${name}: ${reason}`);
     if (line.detail) wrong.push(line.detail);
@@ -52,6 +53,7 @@ function list(found, session) {
       wrong.map((what) => el("div", { class: "bad" }, what)),
     ];
     if (operator) cells.splice(3, 0, real(line.purchases, 0), credits(line.volume), real(line.welfare));
+    else cells.splice(4, 1);
     return cells;
   }));
 }
