@@ -3,7 +3,8 @@
 import json
 import subprocess
 import tomllib
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 import pytest
@@ -75,23 +76,26 @@ def played(images, tmp_path_factory):
 def play(played: Played, watcher: Watcher) -> None:
     """Kill, stop, cut off, and kill the operator, each in the middle of a round of its own."""
     demo = played.project
-    begun = collecting(watcher, 1, "alder", "birch")
-    demo.crash("alder-supernode", "alder-trainer")
-    demo.compose("stop", "birch-supernode")
-    played.hit["killed, stopped"] = watcher.now()
+    settled(watcher, 0)
+    with held(demo, "birch-trainer"):
+        begun = collecting(watcher, 1, "alder", "birch")
+        demo.crash("alder-supernode", "alder-trainer")
+        demo.compose("stop", "birch-supernode")
+        played.hit["killed, stopped"] = watcher.now()
     demo.compose("start", "birch-supernode")
     settled(watcher, begun["round"])
 
-    begun = collecting(watcher, begun["round"] + 1, "cedar", "elm")
-    # By the engine, which doesn't start it again.
-    demo.compose("kill", "elm-supernode", "elm-trainer")
-    played.hit["killed for longer"] = watcher.now()
-    network, supernode = demo.volume("cedar"), demo.container("cedar-supernode")["Id"]
-    docker("network", "disconnect", network, supernode)
-    played.hit["cut off"] = watcher.now()
-    others_replied(watcher, begun["round"], "cedar", "elm")
-    docker("network", "connect", network, supernode)
-    played.hit["connected"] = watcher.now()
+    with held(demo, "cedar-trainer"):
+        begun = collecting(watcher, begun["round"] + 1, "cedar", "elm")
+        # By the engine, which doesn't start it again.
+        demo.compose("kill", "elm-supernode", "elm-trainer")
+        played.hit["killed for longer"] = watcher.now()
+        network, supernode = demo.volume("cedar"), demo.container("cedar-supernode")["Id"]
+        docker("network", "disconnect", network, supernode)
+        played.hit["cut off"] = watcher.now()
+        others_replied(watcher, begun["round"], "cedar", "elm")
+        docker("network", "connect", network, supernode)
+        played.hit["connected"] = watcher.now()
     settled(watcher, begun["round"])
     demo.compose("start", "elm-trainer", "elm-supernode")
 
@@ -102,6 +106,16 @@ def play(played: Played, watcher: Watcher) -> None:
 
     demo.wait_for("the market has ended", lambda: ended(demo), ROUNDS * ROUND_DEADLINE_S)
     played.end = watcher.now()
+
+
+@contextmanager
+def held(demo: Project, trainer: str) -> Iterator[None]:
+    """Let a trainer stand still: its institution can't answer before what is done to it is done."""
+    demo.compose("pause", trainer)
+    try:
+        yield
+    finally:
+        demo.compose("unpause", trainer)
 
 
 def short_market() -> dict:
