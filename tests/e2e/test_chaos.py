@@ -12,7 +12,7 @@ from support.chaos import chaos
 from ipfl_flower.cli.demo import DemoOptions
 
 KILLS = 5
-ROUNDS = 4
+ROUNDS = 12
 
 
 @pytest.mark.e2e
@@ -22,6 +22,6 @@ def test_a_market_survives_random_kills(tmp_path):
     print("seed", seed)  # with which `make chaos ARGS='--seed …'` begins
     options = DemoOptions(rounds=ROUNDS, institutions=3)
     until = time.monotonic() + 300
-    killed, rounds = chaos(tmp_path, options, seed, KILLS, 8.0, until, print)
+    killed, rounds = chaos(tmp_path, options, seed, KILLS, 5.0, until, print)
     assert killed.total() == KILLS
     assert rounds == ROUNDS
