@@ -18,17 +18,17 @@ from rounds_bench.sockets import Sockets, listening
 
 EVERY_S = 0.25
 _PROGRAMS = {
-    "flower-superlink": "superlink",
     "flower-superexec": "superexec",
     "flwr-serverapp": "serverapp",
     "flower-supernode": "supernode",
     "flwr-clientapp": "clientapp",
 }
-ROLES = (*_PROGRAMS.values(), "trainer")
 _MODULES = {
-    "ipfl_flower.trainer.serve": "trainer",
+    "ipfl_flower.cli.server_superlink": "superlink",
     "ipfl_flower.cli.server_executor": "superexec",
+    "ipfl_flower.trainer.serve": "trainer",
 }
+ROLES = (*dict.fromkeys([*_MODULES.values(), *_PROGRAMS.values()]),)
 
 
 @dataclass(frozen=True)

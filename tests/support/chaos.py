@@ -23,11 +23,12 @@ from ipfl_flower.cli.demo import DemoOptions
 from ipfl_flower.cli.receipts import audit_receipts
 from ipfl_flower.ledger import Ledger, State
 
+SUPERLINK = "ipfl_flower.cli.server_superlink"
 TRAINER = "ipfl_flower.trainer.serve"
 # What is killed, how often relative to the others, and whether all that it started dies with it,
 # as when its container is killed.
 VICTIMS = {
-    "flower-superlink": (2, False),
+    SUPERLINK: (2, False),
     "flwr-serverapp": (3, False),
     "flower-supernode": (4, True),
     "flwr-clientapp": (4, False),
