@@ -1,4 +1,4 @@
-"""Fashion-MNIST as it is usually fed to a model: less the mean, over the deviation of its pixels."""
+"""Fashion-MNIST as it is usually fed to a model: less the mean, over the deviation of pixels."""
 
 from typing import Final
 
