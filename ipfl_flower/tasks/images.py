@@ -72,7 +72,19 @@ class SliceOptions(PartOptions):
         return self
 
 
-class ImageTask(Task):
+class Classifier(Task):
+    """A task whose model answers with a logit for each class."""
+
+    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean cross-entropy of logits (n, classes)."""
+        return nn.functional.cross_entropy(outputs, labels)
+
+    def accuracy(self, outputs: Tensor, labels: Tensor) -> float:
+        """Return the share of samples whose largest logit is the label's."""
+        return int((outputs.argmax(dim=1) == labels).sum()) / len(labels)
+
+
+class ImageTask(Classifier):
     """A slice of a set of labelled images.
 
     Parameters
@@ -177,14 +189,6 @@ class ImageTask(Task):
                 labels, options.institutions, options.groups, options.beta, rng
             )
         return splits.even(len(labels), options.institutions, rng)
-
-    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """Return the mean cross-entropy of logits (n, classes)."""
-        return nn.functional.cross_entropy(outputs, labels)
-
-    def accuracy(self, outputs: Tensor, labels: Tensor) -> float:
-        """Return the share of samples whose largest logit is the label's."""
-        return int((outputs.argmax(dim=1) == labels).sum()) / len(labels)
 
 
 def mlp(inputs: int, hidden: int, classes: int, *, seed: int) -> nn.Module:
