@@ -59,7 +59,9 @@ def payments(report: MarketReport) -> str:
         for name, item in zip(report.names, report.statements, strict=False)
     ]
     columns = [("Institution", False), ("Paid", True), ("Earned", True), ("Balance", True)]
-    figures = card(element("h3", "By institution"), table("Credits", columns, rows))
+    figures = card(
+        element("h3", "By institution"), table("What each paid and earned, credits", columns, rows)
+    )
     return element("div", accounts, figures, class_="pair") + _matrix(report)
 
 
