@@ -258,7 +258,9 @@ def runs(report: MarketReport) -> str:
     if not events:
         return card(element("p", "No event is recorded."))
     columns = [("Run", False), ("Began", False), ("Ended", False), ("How", False)]
-    served = table("Flower runs that served the market", columns, _runs(events))
+    served = element("p", "No Flower run is recorded.")
+    if found := _runs(events):
+        served = table("Flower runs that served the market", columns, found)
     shown = events[-EVENTS_MAX:]
     rows = [
         [moment(event.at), short(event.kind, 40), short(event.text, TEXT_MAX)]
