@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from ipfl_flower.experiment.methods.arithmetic import check_finite, cosines, gram, mix, shares
 from ipfl_flower.experiment.methods.base import Method, Order, Played, Sites, Vector
 
-
 _STATIONARY_SHARE = 0.25
 
 
