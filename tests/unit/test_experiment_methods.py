@@ -131,7 +131,7 @@ def test_fedamps_default_is_the_heuristic_of_pfedgraphs_authors():
 def test_pfedgraph_solves_its_quadratic_programme():
     # α = 1, p = ⅓: rows ⅓ + cos/2 = (5/6, 5/6, 2/6) and (2/6, 2/6, 5/6), projected.
     sites = QuadraticSites(THREE)
-    method = make("pfedgraph", sites, {"strength": 1.0, "weight": 4.5, "use": "aggregate"})
+    method = make("pfedgraph", sites, {"alpha": 1.0, "weight": 4.5, "use": "aggregate"})
     first, second = play(method, 2)
     # (½, ½, 0) twice, and (1/6, 1/6, 4/6).
     is_near(first.models, [[1.5, 0], [1.5, 0], [0.5, 2 / 3]])
@@ -147,7 +147,7 @@ def test_pfedgraph_solves_its_quadratic_programme():
 
 def test_pfedgraph_follows_data_volumes_where_alpha_is_large():
     sites = QuadraticSites(THREE, samples=[1, 2, 1])
-    (played,) = play(make("pfedgraph", sites, {"strength": 1e6, "use": "aggregate"}), 1)
+    (played,) = play(make("pfedgraph", sites, {"alpha": 1e6, "use": "aggregate"}), 1)
     is_near(played.models, [[1.25, 0.25]] * 3)  # FedAvg's (1·1 + 2·2, 1) / 4
 
 
@@ -162,7 +162,7 @@ def test_pfedgraph_follows_data_volumes_where_alpha_is_large():
 )
 def test_pfedgraph_counts_near_cosines_as_one(cosine, snap, weight):
     optima = [[1, 0], [cosine, math.sqrt(1 - cosine**2)]]
-    options = {"strength": 0.5, "snap": snap, "use": "aggregate"}
+    options = {"alpha": 0.5, "snap": snap, "use": "aggregate"}
     (played,) = play(make("pfedgraph", QuadraticSites(optima), options), 1)
     is_near(played.models[0], (1 - weight) * np.array(optima[0]) + weight * np.array(optima[1]))
 
@@ -176,7 +176,7 @@ def test_pfedgraph_uses_the_better_of_aggregate_and_trained_by_validation():
             accuracy = float(abs(model - [1, 0]).sum()) / 9 if optimum[0] == 1 else 0.5
             return type(judgement)(accuracy, 0.0, 0.0, 0.0)
 
-    options = {"strength": 1.0}
+    options = {"alpha": 1.0}
     (exact,) = play(make("pfedgraph", QuadraticSites(THREE), options), 1)
     is_near(exact.models, THREE)  # training arrives at the optimum, the aggregate doesn't
     sites = Pleased(THREE)
@@ -221,6 +221,17 @@ def test_cfl_splits_only_if_every_condition_holds(options):
     assert imports(split) == PAIRS
 
 
+@pytest.mark.parametrize(("height", "splits"), [(1.0, True), (1.3, False)])
+def test_cfl_by_default_compares_the_mean_with_a_quarter_of_the_longest(height, splits):
+    # θ⁰ = (0, y): the mean update is y long, the longest √(16 + (1 + y)²): .22 and .28 of it.
+    (played,) = play(make("cfl", QuadraticSites(FOUR, initial=[0, height])), 1)
+    assert (imports(played) == PAIRS) == splits
+    # The authors' own numbers.
+    options = {"stationary": 0.4, "apart": 1.6}
+    (played,) = play(make("cfl", QuadraticSites(FOUR, initial=[0, height]), options), 1)
+    assert imports(played) != PAIRS
+
+
 def test_cfl_weighs_by_samples_within_clusters():
     # Weighted mean update 0 with N = (1, 1, 3, 1) on x = (3, −1, −1, 1): clusters {0, 3}, {1, 2}.
     sites = QuadraticSites([[3], [-1], [-1], [1]], samples=[1, 1, 3, 1])
@@ -242,7 +253,10 @@ def test_bipartition_has_the_least_largest_cosine_across():
 
 def test_fedfomo_mixes_what_is_better_per_distance():
     sites = QuadraticSites([[4], [2], [-1]])
-    first, second = play(make("fedfomo", sites), 2)
+    method = make("fedfomo", sites)
+    first = method.play(0)
+    is_near(method._affinity[0], [2, 3, -4.5])
+    second = method.play(1)
     # 0: L(0) = 8. Own: (8 − 0)/4 = 2; of 1: (8 − 2)/2 = 3; of 2: (8 − 12.5)/1 < 0. w* = .4, .6.
     # 1: L(0) = 2. Own: 2/2 = 1; of 0: (2 − 2)/4 = 0; of 2 < 0. 2: only its own is better.
     is_near(first.models, [[0.4 * 4 + 0.6 * 2], [2], [-1]])
@@ -255,18 +269,17 @@ def test_fedfomo_mixes_what_is_better_per_distance():
 
 
 def test_fedfomo_asks_for_those_it_has_learnt_to_like():
-    # For 0, 1 is good and 2 bad, whichever it is sent first; with ε = 0 it then sticks to 1.
+    # For 0, 1 is good and 2 bad, whichever it is sent first: from then on it asks for 1.
     sites = QuadraticSites([[4], [3], [-4]])
-    method = make("fedfomo", sites, {"downloads": 1, "epsilon": 0.0, "seed": 3})
+    method = make("fedfomo", sites, {"downloads": 1, "epsilon": 0.0})
     chosen = []
-    for number in range(4):
+    for number in range(12):
         chosen.append(method._chosen(number, 0))
         # Everybody starts anew at 0, so that the others' models stay worth having.
         method._models = None
         method.play(number)
-    assert chosen[-2:] == [[1], [1]]
-    assert all(len(mine) == 3 for mine in [sites.judged[0]])
-    assert sites.judged[0] == [3, 3, 3]
+    assert chosen[1:] == [[1]] * 11
+    assert sites.judged == [[3, 3, 3]] * 12  # the start, its own, and one other
 
 
 def test_fedfomo_draws_from_its_seed_and_explores_with_epsilon():
