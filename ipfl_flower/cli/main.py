@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
+from ipfl_flower import logs
 from ipfl_flower.cli.admit import admit, expel
 from ipfl_flower.cli.allow import allow
 from ipfl_flower.cli.bundle_command import bundle
@@ -21,6 +21,7 @@ from ipfl_flower.cli.documents import KitError
 from ipfl_flower.cli.executor import executor
 from ipfl_flower.cli.join import join, join_request
 from ipfl_flower.cli.ledger import ledger_app
+from ipfl_flower.cli.log_console import console
 from ipfl_flower.cli.market import market_app
 from ipfl_flower.cli.metrics import metrics
 from ipfl_flower.cli.processes import LaunchError
@@ -32,6 +33,7 @@ from ipfl_flower.cli.supernode import supernode
 from ipfl_flower.cli.trainer import trainer
 from ipfl_flower.console.access import ConsoleError
 from ipfl_flower.ledger import LedgerError
+from ipfl_flower.logs import LogSettingError
 from ipfl_flower.receipts import ReceiptError
 from ipfl_flower.settings import SettingsError
 
@@ -91,7 +93,7 @@ def demo(
         fleet_port=fleet_port,
     )
     with _interruptible():
-        run_demo(options, folder, json_file, _console())
+        run_demo(options, folder, json_file, console())
 
 
 @cli.command()
@@ -111,8 +113,9 @@ def run(
 
     SIGTERM and Ctrl-C stop the market within its round; --resume goes on with it.
     """
+    logs.configure()
     with _interruptible():
-        run_market(market, superlink, _console(), resume=resume, patience_s=patience)
+        run_market(market, superlink, console(), resume=resume, patience_s=patience)
 
 
 def app() -> None:
@@ -124,16 +127,13 @@ def app() -> None:
         KitError,
         LaunchError,
         LedgerError,
+        LogSettingError,
         ReceiptError,
         SettingsError,
         OSError,
     ) as error:
-        typer.echo(f"ipfl: {error}", err=True)
+        logs.fail(f"ipfl: {error}")
         sys.exit(1)
-
-
-def _console() -> Console:
-    return Console(markup=False, highlight=False)
 
 
 @contextmanager
@@ -147,7 +147,7 @@ def _interruptible() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        typer.echo("ipfl: interrupted; everything that was started has been ended", err=True)
+        logs.write("ipfl: interrupted; everything that was started has been ended")
         raise typer.Exit(130) from None
 
 
