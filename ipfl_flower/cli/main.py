@@ -30,6 +30,7 @@ from ipfl_flower.cli.run import run_market
 from ipfl_flower.cli.status import status
 from ipfl_flower.cli.superlink import superlink
 from ipfl_flower.cli.supernode import supernode
+from ipfl_flower.cli.track import track
 from ipfl_flower.cli.trainer import trainer
 from ipfl_flower.console.access import ConsoleError
 from ipfl_flower.ledger import LedgerError
@@ -53,6 +54,7 @@ cli.command()(executor)
 cli.command()(status)
 cli.command()(bundle)
 cli.command()(metrics)
+cli.command()(track)
 for command in (join_request, admit, join, expel, allow, superlink, supernode):
     cli.command()(command)
 
