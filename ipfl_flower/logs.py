@@ -178,6 +178,8 @@ def configure(text: str = "%(levelname)s %(name)s %(message)s") -> None:
     handler = _Stderr()
     handler.setFormatter(JsonFormatter() if as_json else TextFormatter(text))
     handler.setLevel(level)
+    if as_json:
+        handler.addFilter(_says_something)
     logging.getLogger().addHandler(handler)
     for name in _OURS:
         logging.getLogger(name).setLevel(level)
@@ -214,12 +216,19 @@ def write(line: str) -> None:
     """Write a line that this process says, or that a program it started has printed.
 
     As it is, or in a process that logs in JSON, as JSON: a line of ours stays what it is, of
-    Flower's the level is read, and others become INFO.
+    Flower's the level is read, others become INFO, and blank ones are left out.
     """
     if is_json():
+        if not _COLOUR.sub("", line).strip():
+            return
         line = _as_json(line)
     sys.stderr.write(f"{line}\n")
     sys.stderr.flush()
+
+
+def _says_something(record: logging.LogRecord) -> bool:
+    """Tell whether a record is more than one of Flower's blank lines."""
+    return bool(record.exc_info or record.getMessage().strip())
 
 
 def _as_json(line: str) -> str:

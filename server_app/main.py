@@ -32,7 +32,6 @@ def main(grid: Grid, context: Context) -> None:
     logs.note(run=context.run_id)
     settings = Settings.read(context.run_config)
     with Ledger.open(settings.ledger, serve=True) as ledger:
-        logs.note(market=logs.short(ledger.market))  # None: it begins now
         _note(ledger, "started", f"Flower run {context.run_id}")
         try:
             initial = array_record(load_model(settings.initial_model))
@@ -50,5 +49,6 @@ def main(grid: Grid, context: Context) -> None:
 
 def _note(ledger: Ledger, kind: str, text: str) -> None:
     """Note an event in the ledger, and log it."""
+    logs.note(market=logs.short(ledger.market))  # None until the market begins
     logger.log(_LEVELS.get(kind, logging.INFO), "%s: %s", kind, text)
     ledger.log_event(kind, text)

@@ -33,13 +33,21 @@ def ledger(tmp_path_factory):
     return file
 
 
-@pytest.fixture(params=["tensorboard", "mlflow"])
+@pytest.fixture(scope="module", params=["tensorboard", "mlflow"])
 def kind(request):
     pytest.importorskip(
         {"tensorboard": "tensorboardX", "mlflow": "mlflow"}[request.param],
         reason=f"pip install 'ipfl-flower[{request.param}]'",
     )
     return request.param
+
+
+@pytest.fixture(scope="module")
+def tracked(ledger, kind, tmp_path_factory):
+    """Give a folder in which the ledger has been tracked, only to be read."""
+    folder = tmp_path_factory.mktemp(kind)
+    assert track(ledger, kind, folder) == len(SETTLED)
+    return folder
 
 
 def track(ledger, kind, folder):
@@ -96,9 +104,8 @@ def read_mlflow(folder):
     return found
 
 
-def test_every_settled_round_is_there_once_with_the_ledgers_numbers(ledger, kind, tmp_path):
-    assert track(ledger, kind, tmp_path) == len(SETTLED)
-    found = read(kind, tmp_path)
+def test_every_settled_round_is_there_once_with_the_ledgers_numbers(ledger, kind, tracked):
+    found = read(kind, tracked)
     figures = {(whose, name, step): value for whose, name, step, value in found}
     assert len(found) == len(figures)
     assert {step for whose, _, step in figures if whose == "market"} == set(SETTLED)
@@ -123,20 +130,18 @@ def test_every_settled_round_is_there_once_with_the_ledgers_numbers(ledger, kind
                 assert figures[alder, name, number] == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 
-def test_an_institution_that_shares_no_metrics_has_its_money_alone(ledger, kind, tmp_path):
-    track(ledger, kind, tmp_path)
+def test_an_institution_that_shares_no_metrics_has_its_money_alone(kind, tracked):
     oak = f"{cm.OAK}-oak" if kind == "tensorboard" else str(cm.OAK)
-    names = {name for whose, name, *_ in read(kind, tmp_path) if whose == oak}
+    names = {name for whose, name, *_ in read(kind, tracked) if whose == oak}
     assert names == {"utility", "gain", "net"}
 
 
-def test_tracking_again_adds_nothing(ledger, kind, tmp_path):
-    track(ledger, kind, tmp_path)
-    found = sorted(read(kind, tmp_path))
-    files = sorted(tmp_path.rglob("*"))
-    assert track(ledger, kind, tmp_path) == len(SETTLED)
-    assert sorted(read(kind, tmp_path)) == found
-    assert sorted(tmp_path.rglob("*")) == files
+def test_tracking_again_adds_nothing(ledger, kind, tracked):
+    found = sorted(read(kind, tracked))
+    files = sorted(tracked.rglob("*"))
+    assert track(ledger, kind, tracked) == len(SETTLED)
+    assert sorted(read(kind, tracked)) == found
+    assert sorted(tracked.rglob("*")) == files
 
 
 def test_only_what_is_new_is_added_and_the_end_is_said(kind, tmp_path):
@@ -196,10 +201,9 @@ def test_names_choose_no_folder(tmp_path):
         (tmp_path / name).mkdir()
 
 
-def test_mlflow_has_the_settings_and_a_run_below_it_for_each_institution(ledger, tmp_path):
-    pytest.importorskip("mlflow", reason="pip install 'ipfl-flower[mlflow]'")
-    track(ledger, "mlflow", tmp_path)
-    found = {run.info.run_name: run for run in runs(tmp_path)}
+@pytest.mark.parametrize("kind", ["mlflow"], indirect=True)
+def test_mlflow_has_the_settings_and_a_run_below_it_for_each_institution(ledger, tracked):
+    found = {run.info.run_name: run for run in runs(tracked)}
     with Ledger.open(ledger, create=False) as book:
         market = found.pop(f"market {book.market[:16]}")
         assert market.data.params == {name: str(item) for name, item in book.settings.items()}

@@ -32,3 +32,8 @@ def test_a_client_app_that_has_ended_is_told_of_when_it_failed(caplog, code, sai
 def test_before_the_first_client_app_there_is_nothing_to_end(caplog):
     executor.end_former(None)
     assert not caplog.text
+
+
+def test_a_client_app_is_told_how_to_log_and_nothing_of_the_rest_that_is_ours():
+    ours = {"IPFL_LOG_FORMAT": "json", "IPFL_LOG_LEVEL": "INFO", "IPFL_TOKEN": "secret"}
+    assert set(executor.client_environment(ours)) == {"IPFL_LOG_FORMAT", "IPFL_LOG_LEVEL"}

@@ -125,6 +125,8 @@ def test_lines_of_programs_become_json_with_their_level(as_json):
         "\x1b[92mINFO \x1b[0m:      Starting Flower SuperNode",
         "\x1b[91mERROR \x1b[0m:     it broke",
         "ipfl: can't reach the SuperLink",
+        "",
+        "\x1b[0m ",
         '  File "x.py", line 1\x1b[2J',
         '{"level": "INFO"}',
         '{"ts": "t", "level": "INFO", "logger": "l", "message": NaN}',
@@ -179,6 +181,7 @@ except logs.LogSettingError as error:
 logs.note(institution="alder")
 logging.getLogger("ipfl_flower.x").info("ours %s", "a\\nb")
 logging.getLogger("client_app").debug("deep")
+logging.getLogger("ipfl_flower.x").info("")
 logging.getLogger("httpx").info("a request")
 logging.getLogger("httpx").warning("theirs")
 logs.announce("serving")
@@ -225,7 +228,7 @@ def test_a_process_that_logs_json_writes_nothing_else():
 def test_text_is_what_it_was():
     done = program()
     assert done.stdout == "serving\n"
-    assert done.stderr.splitlines()[:2] == ["INFO ours a\\nb", "WARNING theirs"]
+    assert done.stderr.splitlines()[:3] == ["INFO ours a\\nb", "INFO ", "WARNING theirs"]
 
 
 def test_a_level_may_be_chosen():

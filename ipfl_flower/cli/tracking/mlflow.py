@@ -1,11 +1,11 @@
 """MLflow runs: one for the market, and below it one for each institution."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from ipfl_flower.cli.processes import LaunchError
 from ipfl_flower.cli.tracking.figures import Institution, Market, Point
@@ -16,8 +16,13 @@ KEY: Final = "ipfl.key"
 """The tag by which a run is found again."""
 
 VALUE_LENGTH_MAX: Final = 500
-# MLflow reports its use to its makers unless it is told not to, before it is imported.
-SILENT: Final = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+# MLflow reports its use to its makers, and sets up logging of its own, unless it is told not to
+# before it is imported.
+SILENT: Final = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_CONFIGURE_LOGGING": "false",
+}
 
 
 class MlflowTracker:
@@ -144,8 +149,7 @@ class MlflowTracker:
 
 
 def _without_password(uri: str) -> str:
-    parts = urlsplit(uri)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    return re.sub(r"(?<=//)[^/]*@", "", uri, count=1)
 
 
 def _imported() -> Any:
