@@ -133,6 +133,8 @@ class Exchange:
     remake : callable
         Builds the message for a node id once more; None: it is not to be asked again.
     clock : Clock
+    on_sent : callable
+        Told the node and the id of each message that Flower took.
     """
 
     grid: Grid
@@ -142,6 +144,7 @@ class Exchange:
     model_bytes: int
     remake: Callable[[int], Message | None]
     clock: Clock
+    on_sent: Callable[[int, str], None] = lambda node, message_id: None  # noqa: ARG005
     _node_of: dict[str, int] = field(default_factory=dict)
     _waiting: dict[int, _Waiting] = field(default_factory=dict)
     _failing_since: dict[str, float] = field(default_factory=dict)
@@ -213,6 +216,7 @@ class Exchange:
             return False
         self._node_of[message_id] = node
         self._waiting[node].message_ids.append(message_id)
+        self.on_sent(node, message_id)
         return True
 
     def _awaited(self) -> list[str]:

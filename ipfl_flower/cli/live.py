@@ -9,6 +9,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from ipfl_flower import logs
 from ipfl_flower.cli.flower import FlowerCli
 from ipfl_flower.cli.ledger import round_notes
 from ipfl_flower.cli.money import credits_text
@@ -107,6 +108,7 @@ class Watch:
             If it never began, or its server app or a process that it needs has died.
         """
         self._run, self._events_before = run, events_before
+        logs.note(run=run)
         self._asked = self._reached = time.monotonic()
         end = time.monotonic() + BEGIN_DEADLINE_S
         while not self._began():
@@ -153,17 +155,20 @@ class Watch:
 
     def _look(self, ledger: Ledger, live: Live) -> None:
         summaries = ledger.rounds()
+        if "market" not in logs.about():
+            logs.note(market=logs.short(ledger.market))
         for event in ledger.events():
             if event.kind not in ("started", "finished", "stopped", "died"):
                 self._say(f"{event.kind}: {event.text}")
         for item in summaries:
-            for note in round_notes(ledger, item.number):
-                self._say(f"round {item.number}: {note}")
-            if item.state in (State.SETTLED, State.DELIVERED):
-                self._say(
-                    f"round {item.number} of {self.rounds}: {item.participants} institutions, "
-                    f"{item.edges} purchases, {credits_text(item.volume_micro)} credits"
-                )
+            with logs.context(round=item.number):
+                for note in round_notes(ledger, item.number):
+                    self._say(f"round {item.number}: {note}")
+                if item.state in (State.SETTLED, State.DELIVERED):
+                    self._say(
+                        f"round {item.number} of {self.rounds}: {item.participants} institutions, "
+                        f"{item.edges} purchases, {credits_text(item.volume_micro)} credits"
+                    )
         if self.console.is_terminal:
             live.update(_picture(ledger, summaries, self.rounds), refresh=True)
 

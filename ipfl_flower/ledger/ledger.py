@@ -135,6 +135,14 @@ class Ledger:
         with self._read() as connection:
             return enrolment.read_settings(connection)
 
+    @property
+    def market(self) -> str | None:
+        """What identifies the market, as in its receipts: the SHA-256 of its settings.
+
+        None before `begin`.
+        """
+        return None if self.settings is None else self.head(before=0)
+
     def enrol(self, name: str, public_key: bytes, *, samples_cap: int | None = None) -> int:
         """Add an institution, or find it again by its public key.
 
