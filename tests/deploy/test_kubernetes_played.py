@@ -30,3 +30,4 @@ def test_a_market_is_played_as_the_manifests_and_the_guide_say(tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"verified: {ROUNDS} rounds" in done.stdout
+    assert f"the console says round {ROUNDS - 1} DELIVERED" in done.stdout
