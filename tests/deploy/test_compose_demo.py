@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
-import httpx
 import pytest
 from support.compose import COMPOSE, Project, Watcher, project, watching
 from support.containers import TAG, build, docker, engine_missing
@@ -21,7 +20,6 @@ USER = "10001"
 LASTING = (
     "superlink",
     "executor",
-    "console",
     *(f"{n}-{role}" for n in NAMES for role in ("trainer", "supernode")),
 )
 HEALTH_DEADLINE_S = 180.0
@@ -48,7 +46,7 @@ def images():
     missing = engine_missing()
     if missing is not None:
         pytest.skip(missing)
-    for image in ("console", "supernode", "trainer"):
+    for image in ("server", "supernode", "trainer"):
         build(image)
 
 
@@ -66,7 +64,6 @@ def played(images, tmp_path_factory):
                 IPFL_MARKET=str(market),
                 IPFL_INSTITUTIONS=" ".join(NAMES),
                 IPFL_FLEET="127.0.0.1:",  # any free port
-                IPFL_CONSOLE="127.0.0.1:",
             )
         )
         demo.up("run", *LASTING)
@@ -354,77 +351,14 @@ def test_all_that_came_back_is_healthy(played):
     demo.wait_for("all are healthy", lambda: healthy(demo), HEALTH_DEADLINE_S)
 
 
-def ask_console(played: Played, path: str, token: str) -> httpx.Response:
-    """Ask the console from this host, at the port that it is published on."""
-    ports = played.project.container("console")["NetworkSettings"]["Ports"]
-    [binding] = ports["8080/tcp"]
-    return httpx.get(
-        f"http://{binding['HostIp']}:{binding['HostPort']}{path}",
-        headers={"Authorization": f"Bearer {token}"} if token else {},
-        timeout=30.0,
-    )
-
-
-def console_token(played: Played) -> str:
-    """Return the operator's, as the compose file's first lines say."""
-    return played.project.compose("exec", "-T", "console", "cat", "/console/operator-token").strip()
-
-
-def test_the_console_was_up_all_the_time_and_shows_the_markets_last_round(played):
-    assert played.project.container("console")["RestartCount"] == 0
-    token = console_token(played)
-    last = ROUNDS - 1
-    found = ask_console(played, "/api/v1/rounds", token).raise_for_status().json()["rounds"][0]
-    assert (found["number"], found["state"]) == (last, "DELIVERED")
-    graph = ask_console(played, f"/api/v1/rounds/{last}/market", token).raise_for_status().json()
-    assert {node["name"] for node in graph["nodes"]} == set(NAMES)
-    assert graph["edges"]
-
-
-def test_the_console_verifies_the_ledger(played):
-    token = console_token(played)
-
-    def state() -> str:
-        money = ask_console(played, "/api/v1/money", token).raise_for_status().json()
-        return str(money["verification"]["state"])
-
-    played.project.wait_for("the ledger is verified", lambda: state() == "verified", 180.0)
-
-
-def test_the_console_shows_nothing_without_a_token_and_an_institution_its_own(played):
-    assert ask_console(played, "/api/v1/rounds", "").status_code == 401
-    said = played.project.compose("run", "--rm", "-T", "console-token", "alder")
-    played.project.compose("restart", "console")
-    played.project.wait_for(
-        "the console is up again", lambda: is_healthy(played.project, "console"), 120.0
-    )
-    alder = said.split()[-1]
-    mine = "/api/v1/accounts/alder/statement"
-    assert ask_console(played, mine, alder).status_code == 200
-    assert ask_console(played, mine.replace("alder", "birch"), alder).status_code == 404
-
-
-def test_the_console_can_write_nothing_and_reaches_nobody(played):
-    demo = played.project
-    write = "import sqlite3; sqlite3.connect('/market/ledger.db').execute('CREATE TABLE x (y)')"
-    said = demo.refused("exec", "-T", "console", "python", "-c", write)
-    assert "OperationalError" in said
-    control = address(demo, "superlink", "operator")
-    assert not connects(demo, "console", control, 8000)
-    assert not connects(demo, "console", "superlink", 9092)
-
-
-def test_no_port_but_the_fleets_and_the_consoles_is_published(played):
+def test_no_port_but_the_fleets_is_published(played):
     published = {
         (service, port, binding["HostIp"])
         for service, item in played.containers.items()
         for port, bindings in (item["NetworkSettings"]["Ports"] or {}).items()
         for binding in bindings or []
     }
-    assert published == {
-        ("superlink", "9092/tcp", "127.0.0.1"),
-        ("console", "8080/tcp", "127.0.0.1"),
-    }
+    assert published == {("superlink", "9092/tcp", "127.0.0.1")}
 
 
 def test_of_the_operator_an_institution_reaches_the_fleet_port_alone(played):
@@ -537,9 +471,7 @@ def test_every_container_is_locked_down(played):
         assert item["Config"]["User"] == "10001:10001", service
 
 
-@pytest.mark.parametrize(
-    "service", ["superlink", "executor", "console", "alder-supernode", "alder-trainer"]
-)
+@pytest.mark.parametrize("service", ["superlink", "executor", "alder-supernode", "alder-trainer"])
 def test_a_running_process_is_nobody_in_particular_and_writes_to_its_volumes_alone(played, service):
     demo = played.project
     status = dict(

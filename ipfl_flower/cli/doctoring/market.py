@@ -32,7 +32,7 @@ def open_ledger(settings: Settings) -> Ledger:
     """
     if "://" not in settings.ledger and not Path(settings.ledger).exists():
         raise NotKnownError(f"{settings.ledger} is not there yet: the first ipfl admit makes it")
-    return Ledger.open(settings.ledger, create=False)
+    return Ledger.open(settings.ledger, read_only=True)
 
 
 def ledger_sound(ledger: Ledger) -> Verdict:
