@@ -9,7 +9,7 @@ from support.manifests import ROOT, find_kubectl
 from support.pods import ROUNDS
 
 UNSHARE = ("unshare", "--net", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child")
-DEADLINE_S = 900.0
+DEADLINE_S = 1800.0
 
 
 @pytest.mark.cluster
