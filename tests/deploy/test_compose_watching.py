@@ -25,6 +25,8 @@ PROGRAMS = {
     "prometheus": ("prometheus",),
     "alertmanager": ("prometheus-alertmanager", "alertmanager"),
 }
+# What Debian keeps beside one of them, which its makers compile into it.
+BESIDE = {"alertmanager": Path("/usr/share/prometheus/alertmanager")}
 # What those images are started with where the compose file gives no command.
 DEFAULTS = {
     "prometheus": [
@@ -90,10 +92,14 @@ def stand_in(name: str, folder: Path) -> str:
     context, image = folder / name, f"ipfl-test-{name}:{TAG}"
     context.mkdir()
     shutil.copy(str(program(name)), context / "program")
+    beside = BESIDE.get(name)
+    if beside is not None and beside.is_dir():
+        shutil.copytree(beside, context / "beside")
     (context / "Dockerfile").write_text(
         "FROM python:3.11-slim-bookworm\n"
         f"RUN install -d -o 65534 -g 65534 /{name}\n"
         "COPY program /bin/program\n"
+        f"{f'COPY beside {beside}' if (context / 'beside').exists() else ''}\n"
         "USER 65534:65534\n"
         'ENTRYPOINT ["/bin/program"]\n'
         f"CMD {json.dumps(DEFAULTS[name])}\n"
