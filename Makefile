@@ -87,6 +87,9 @@ REVISION = $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
 TORCH ?= cuda
 TORCH_INDEX ?=
 image-trainer: BUILD_ARGS = --build-arg TORCH=$(TORCH) --build-arg TORCH_INDEX=$(TORCH_INDEX)
+# Based on the server's image, whose layers it shares.
+image-console: image-server
+image-console: BUILD_ARGS = --build-arg SERVER=ipfl-server:$(TAG)
 images: $(patsubst docker/%.Dockerfile,image-%,$(wildcard docker/*.Dockerfile))
 
 image-%: docker/%.Dockerfile

@@ -68,7 +68,7 @@ def serve(
             "on the way; give --certificate and --key, or have a proxy on this machine",
             host,
         )
-    with Ledger.open(ledger, create=False) as book:
+    with Ledger.open(ledger, read_only=True) as book:
         logs.note(market=logs.short(book.market))
         uvicorn.run(
             make_app(gate, Follower(book, ledger), any_host=insecure),

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ipfl_flower import logs
+from ipfl_flower.cli.contract import check_samples_cap
 from ipfl_flower.cli.flower import FlowerCli
 from ipfl_flower.cli.ledger import round_notes
 from ipfl_flower.cli.money import credits_text
@@ -79,6 +80,18 @@ class Watch:
             return False
         with Ledger.open(self.ledger, create=False) as ledger:
             return ledger.server() is not None
+
+    def check_admissions(self, samples_cap: int) -> None:
+        """See that the market takes those who were admitted; see `check_samples_cap`.
+
+        Raises
+        ------
+        KitError
+            It would not: ``samples-max`` was changed.
+        """
+        if not self._is_missing():
+            with Ledger.open(self.ledger, create=False) as ledger:
+                check_samples_cap(ledger, samples_cap)
 
     def _is_missing(self) -> bool:
         """Tell whether there is no ledger yet, which is no error before the market has begun."""

@@ -66,7 +66,7 @@ def metrics(
         if folder is not None and not folder.is_dir():
             raise LaunchError(f"{folder} is no folder: check the path")
     with ExitStack() as stack:
-        book = stack.enter_context(Ledger.open(ledger, create=False))
+        book = stack.enter_context(Ledger.open(ledger, read_only=True))
         verifier = Verifier(book, verify_every)
         registry = market_registry(
             book, verifier, *host_collectors(book, settings, certificates, superlink_folder)

@@ -17,7 +17,7 @@ def main() -> int:
     """Return the exit code: 0 whatever verification finds."""
     os.nice(NICE)
     try:
-        with Ledger.open(sys.stdin.read().strip(), create=False) as ledger:
+        with Ledger.open(sys.stdin.read().strip(), read_only=True) as ledger:
             problems = [str(problem) for problem in verified(ledger)]
     except LedgerError as error:
         print(f"ipfl: {error}", file=sys.stderr)  # noqa: T201

@@ -56,6 +56,7 @@ class Ledger:
         *,
         create: bool = True,
         serve: bool = False,
+        read_only: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> Self:
         """Open a ledger.
@@ -70,6 +71,9 @@ class Ledger:
         serve : bool
             Whether to be this ledger's one server until it is closed or the process ends: whoever
             runs a market says True, and a second one is refused. Readers say False.
+        read_only : bool
+            Whether nothing may be written: a file then can be on a read-only mount, and a reader
+            neither changes it nor holds its writer up.
         clock : callable
             Seconds since 1970, for the columns that say when.
 
@@ -79,8 +83,8 @@ class Ledger:
             The ledger is missing, unreachable, unreadable, damaged, another program's, of another
             schema version, or served already.
         """
-        database = find_database(url_or_path)
-        database.open(create=create, serve=serve)
+        database = find_database(url_or_path, read_only=read_only)
+        database.open(create=create and not read_only, serve=serve)
         return cls(database, clock)
 
     @property

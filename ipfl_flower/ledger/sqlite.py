@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import IO, Any, Final
 
-from sqlalchemy import URL, Connection, Index, Table, create_engine, event, text
+from sqlalchemy import URL, Connection, Engine, Index, Table, create_engine, event, text
 from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateIndex, CreateTable
@@ -59,8 +59,11 @@ class SQLite(Database):
         super().__init__(str(path))
         self._path = path
         self._held: IO[str] | None = None
-        self.engine = create_engine(URL.create("sqlite+pysqlite", database=str(path)))
+        self.engine = self._make_engine()
         event.listen(self.engine, "connect", _on_connect)
+
+    def _make_engine(self) -> Engine:
+        return create_engine(URL.create("sqlite+pysqlite", database=str(self._path)))
 
     def connect(self, *, create: bool) -> str:
         """See that there is a file that can be read, making a new ledger (mode 0600) if it may."""
@@ -83,10 +86,13 @@ class SQLite(Database):
             version = schema.read_version(connection, self.name)
         if version is None:
             raise LedgerError(f"ledger {self.name}: it has no tables: remove it, or check the path")
+        self._set_journal()
+        return version
+
+    def _set_journal(self) -> None:
         with self.explained(), self.engine.connect() as connection:
             # Readers read while one writes. It stays in the file, but not in a VACUUM INTO copy.
             _raw(connection).execute("PRAGMA journal_mode = WAL")  # allowed outside a transaction
-        return version
 
     def hold(self) -> None:
         """Lock the file beside the ledger's, NAME.lock; it stays there and says who held it last.
