@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request, Response
 from fastapi.security import APIKeyCookie, HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from pydantic import BaseModel
+from pydantic import AfterValidator, BaseModel
 
 from ipfl_flower.console import shapes
 from ipfl_flower.console.access import LOGIN_S, OPERATOR, Gate, Viewer
@@ -20,6 +20,8 @@ from ipfl_flower.console.learning import read_learning
 from ipfl_flower.console.metrics import market_registry
 from ipfl_flower.console.money import csv_text, read_money, read_statement
 from ipfl_flower.console.rounds import list_rounds, market_status, round_line
+from ipfl_flower.console.segments import name_of
+from ipfl_flower.console.verifier import VerificationCollector
 from ipfl_flower.console.why import Explainer
 from ipfl_flower.ledger import Settlement
 
@@ -43,7 +45,8 @@ class Desk:
     @cached_property
     def registry(self) -> CollectorRegistry:
         """Return Prometheus' view of the market: kept, for it sums up a settled round once."""
-        return market_registry(self.follower.ledger)
+        verification = VerificationCollector(lambda: self.follower.verified)
+        return market_registry(self.follower.ledger, verification)
 
     @property
     def book(self) -> Book:
@@ -88,7 +91,11 @@ def _operator(viewer: Annotated[Viewer, Depends(_viewer)]) -> Viewer:
 TheDesk = Annotated[Desk, Depends(_desk)]
 TheViewer = Annotated[Viewer, Depends(_viewer)]
 Number = Annotated[int, Path(ge=0, le=ROUND_MAX, description="of a round")]
-Name = Annotated[str, Path(max_length=200, description="of an institution")]
+Name = Annotated[
+    str,
+    Path(max_length=200, description="of an institution; a / in it as %2F"),
+    AfterValidator(name_of),
+]
 Points = Annotated[int, Query(ge=2, le=2000, description="rounds to show, evenly picked")]
 
 _REFUSALS: dict[int | str, dict[str, Any]] = {

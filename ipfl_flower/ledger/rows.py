@@ -127,8 +127,11 @@ def stored_rows(connection: Connection, number: int) -> dict[Table, Rows]:
 
 def next_entry(connection: Connection, number: int) -> int:
     """Find the id of the first entry of round `number`: ids run on from round to round."""
-    last = select(func.max(t.entries.c.id)).where(t.entries.c.round < number)
-    found: int | None = connection.scalar(last)
+    entries = t.entries.c
+    earlier = select(func.max(entries.round)).where(entries.round < number).scalar_subquery()
+    found: int | None = connection.scalar(
+        select(func.max(entries.id)).where(entries.round == earlier)
+    )
     return 0 if found is None else found + 1
 
 
