@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request, Response
@@ -27,6 +27,8 @@ from ipfl_flower.ledger import Settlement
 
 COOKIE: Final = "ipfl-console"
 POINTS: Final = 240
+SETTLEMENTS_MAX: Final = 8
+"""Rounds whose settlements are kept: who asks why asks again."""
 ROUND_MAX: Final = 2**31
 STATEMENT_ROUNDS_MAX: Final = 200
 
@@ -53,9 +55,14 @@ class Desk:
         """The market as it was read last."""
         return self.follower.book
 
+    @cached_property
+    def _load(self) -> Callable[[int, str | None], Settlement]:
+        """Load the settlement of a round that is sealed by a head."""
+        return lru_cache(SETTLEMENTS_MAX)(lambda number, _: self.follower.ledger.settlement(number))
+
     def settlement(self, page: Page) -> Settlement | None:
         """Load what a round settled; None if nothing."""
-        return self.follower.ledger.settlement(page.number) if page.state in SETTLED else None
+        return self._load(page.number, page.history.head) if page.state in SETTLED else None
 
 
 def _desk(request: Request) -> Desk:

@@ -140,7 +140,14 @@ class Book:
 
     def accuracies(self, kind: str) -> NDArray[np.float64]:
         """Return accuracies by round and institution, (rounds, m); NaN: unknown."""
-        return self._stacked(lambda page: page.accuracies[kind])
+        if kind not in self._accuracies:
+            self._accuracies[kind] = self._stacked(lambda page: page.accuracies[kind])
+        return self._accuracies[kind]
+
+    @cached_property
+    def _accuracies(self) -> dict[str, NDArray[np.float64]]:
+        """Tables made so far, by kind: each takes a while to make of many rounds."""
+        return {}
 
     def _stacked(self, column: Callable[[Page], NDArray[np.float64]]) -> NDArray[np.float64]:
         table = np.full((len(self.pages), len(self.institutions)), np.nan)
