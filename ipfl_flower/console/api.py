@@ -108,8 +108,13 @@ Points = Annotated[int, Query(ge=2, le=2000, description="rounds to show, evenly
 _REFUSALS: dict[int | str, dict[str, Any]] = {
     401: {"model": shapes.Problem, "description": "No token, or a wrong one"},
     404: {"model": shapes.Problem, "description": "There is none, or it is not yours to see"},
+    421: {"model": shapes.Problem, "description": "Without tokens it is called localhost alone"},
     422: {"model": shapes.Problem, "description": "An argument makes no sense"},
     503: {"model": shapes.Problem, "description": "The ledger can't be read"},
+}
+_BODY_REFUSALS: dict[int | str, dict[str, Any]] = {
+    400: {"model": shapes.Problem, "description": "Not JSON"},
+    413: {"model": shapes.Problem, "description": "Longer than any token"},
 }
 api = APIRouter(prefix="/api/v1", responses=_REFUSALS)
 plain = APIRouter()
@@ -132,7 +137,7 @@ def session(desk: TheDesk, viewer: Annotated[Viewer | None, Depends(_known)]) ->
     return _session(desk, viewer)
 
 
-@api.post("/login", response_model=shapes.Session, responses={400: {"model": shapes.Problem}})
+@api.post("/login", response_model=shapes.Session, responses=_BODY_REFUSALS)
 def log_in(desk: TheDesk, request: Request, response: Response, given: shapes.Token) -> Any:
     """Log in with a token: a cookie stands for it from then on."""
     viewer = OPERATOR if desk.gate.is_open else desk.gate.viewer_of(given.token)
@@ -316,7 +321,15 @@ def healthz(desk: TheDesk, response: Response) -> shapes.Health:
     return shapes.Health(status="failing", detail="the ledger can't be read")
 
 
-@plain.get("/metrics", response_class=Response)
+@plain.get(
+    "/metrics",
+    response_class=Response,
+    responses={
+        200: {"content": {"text/plain": {}}},
+        401: _REFUSALS[401],
+        403: {"model": shapes.Problem, "description": "Not the operator's token"},
+    },
+)
 def metrics(desk: TheDesk, _: Annotated[Viewer, Depends(_operator)]) -> Response:
     """Show the market to Prometheus."""
     return Response(generate_latest(desk.registry), media_type=CONTENT_TYPE_LATEST)
