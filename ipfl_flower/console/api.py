@@ -1,68 +1,31 @@
 """The JSON API under /api/v1: each answer is a view of the book, for who asks."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request, Response
 from fastapi.security import APIKeyCookie, HTTPBearer
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import AfterValidator, BaseModel
 
 from ipfl_flower.console import shapes
-from ipfl_flower.console.access import LOGIN_S, OPERATOR, Gate, Viewer
-from ipfl_flower.console.answers import Answers
-from ipfl_flower.console.book import SETTLED, Book, Page
-from ipfl_flower.console.follower import Follower
+from ipfl_flower.console.access import LOGIN_S, OPERATOR, Viewer
+from ipfl_flower.console.book import Book, Page
+from ipfl_flower.console.desk import Desk
 from ipfl_flower.console.graph import round_graph
 from ipfl_flower.console.learning import read_learning
-from ipfl_flower.console.metrics import market_registry
 from ipfl_flower.console.money import csv_text, read_money, read_statement
 from ipfl_flower.console.rounds import list_rounds, market_status, round_line
 from ipfl_flower.console.segments import name_of
-from ipfl_flower.console.verifier import VerificationCollector
 from ipfl_flower.console.why import Explainer
-from ipfl_flower.ledger import Settlement
 
 COOKIE: Final = "ipfl-console"
 POINTS: Final = 240
-SETTLEMENTS_MAX: Final = 8
-"""Rounds whose settlements are kept: who asks why asks again."""
 ROUND_MAX: Final = 2**31
 STATEMENT_ROUNDS_MAX: Final = 200
 
 _bearer = HTTPBearer(auto_error=False, description="the operator's or an institution's token")
 _cookie = APIKeyCookie(name=COOKIE, auto_error=False, description="what a login gives")
-
-
-@dataclass
-class Desk:
-    """What the requests need: who is let in, what the ledger says, what was answered before."""
-
-    gate: Gate
-    follower: Follower
-    answers: Answers = field(default_factory=Answers)
-
-    @cached_property
-    def registry(self) -> CollectorRegistry:
-        """Return Prometheus' view of the market: kept, for it sums up a settled round once."""
-        verification = VerificationCollector(lambda: self.follower.verified)
-        return market_registry(self.follower.ledger, verification)
-
-    @property
-    def book(self) -> Book:
-        """The market as it was read last."""
-        return self.follower.book
-
-    @cached_property
-    def _load(self) -> Callable[[int, str | None], Settlement]:
-        """Load the settlement of a round that is sealed by a head."""
-        return lru_cache(SETTLEMENTS_MAX)(lambda number, _: self.follower.ledger.settlement(number))
-
-    def settlement(self, page: Page) -> Settlement | None:
-        """Load what a round settled; None if nothing."""
-        return self._load(page.number, page.history.head) if page.state in SETTLED else None
 
 
 def _desk(request: Request) -> Desk:

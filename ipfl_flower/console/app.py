@@ -13,8 +13,9 @@ from fastapi.staticfiles import StaticFiles
 from starlette.middleware.gzip import GZipMiddleware
 
 from ipfl_flower.console.access import Gate
-from ipfl_flower.console.api import Desk, api, plain
+from ipfl_flower.console.api import api, plain
 from ipfl_flower.console.bodies import BodyLimit
+from ipfl_flower.console.desk import Desk
 from ipfl_flower.console.follower import Follower
 from ipfl_flower.console.segments import WholeSegments
 from ipfl_flower.ledger import LedgerError

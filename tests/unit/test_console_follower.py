@@ -10,8 +10,8 @@ from support import console_market as cm
 
 from ipfl_flower.console import follower as follower_module
 from ipfl_flower.console.access import Gate
-from ipfl_flower.console.api import Desk
 from ipfl_flower.console.app import make_app
+from ipfl_flower.console.desk import Desk
 from ipfl_flower.console.follower import Follower
 from ipfl_flower.console.metrics import market_registry
 from ipfl_flower.ledger import Ledger, LedgerError
