@@ -1,5 +1,6 @@
 """The console does what its OpenAPI description says, whatever it is asked (Schemathesis)."""
 
+import re
 import subprocess
 import sysconfig
 from pathlib import Path
@@ -47,5 +48,8 @@ def test_nothing_is_found_that_the_description_does_not_say(tokens, who, tmp_pat
             check=False,
         )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "No issues found" in done.stdout
-    assert "15 selected / 15 total" in done.stdout
+    operations = re.search(r"(\d+) selected / (\d+) total", done.stdout)
+    cases = re.search(r"(\d+) generated, (\d+) passed", done.stdout)
+    assert operations[1] == operations[2] != "0"
+    assert cases[1] == cases[2]
+    assert int(cases[1]) > 10 * int(operations[1])
