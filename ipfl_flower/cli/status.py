@@ -75,10 +75,6 @@ def read_status(ledger: Ledger) -> dict[str, Any]:
     if state is None:
         return {"round": None, "phase": "not begun", **standing}
     until = state.deadline_at
-    # A market that was resumed within the round waits its whole deadline again.
-    for event in events:
-        if until is not None and event.kind == "resumed":
-            until = max(until, event.at + state.deadline_s)
     return {
         "round": state.number,
         "phase": str(state.state),

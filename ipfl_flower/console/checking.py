@@ -3,6 +3,7 @@
 An address may hold a password, which an argument would show to everybody on the machine.
 """
 
+import dataclasses
 import json
 import os
 import sys
@@ -18,7 +19,7 @@ def main() -> int:
     os.nice(NICE)
     try:
         with Ledger.open(sys.stdin.read().strip(), read_only=True) as ledger:
-            problems = [str(problem) for problem in verified(ledger)]
+            problems = [dataclasses.asdict(problem) for problem in verified(ledger)]
     except LedgerError as error:
         print(f"ipfl: {error}", file=sys.stderr)  # noqa: T201
         return 1

@@ -19,7 +19,7 @@ from ipfl_flower.ledger.addresses import find_database
 from ipfl_flower.ledger.chain import head_before
 from ipfl_flower.ledger.database import Database
 from ipfl_flower.ledger.figures import Figures
-from ipfl_flower.ledger.history import RoundHistory, read_history, read_lines
+from ipfl_flower.ledger.history import RoundHistory, read_history
 from ipfl_flower.ledger.reading import has_reported, last_round, read_state, read_summaries
 from ipfl_flower.ledger.records import (
     Event,
@@ -33,7 +33,12 @@ from ipfl_flower.ledger.records import (
     Statement,
 )
 from ipfl_flower.ledger.rows import read_reports, read_settlement
-from ipfl_flower.ledger.statements import read_balances, read_institutions, read_statement
+from ipfl_flower.ledger.statements import (
+    read_balances,
+    read_institutions,
+    read_lines,
+    read_statement,
+)
 from ipfl_flower.ledger.watching import head_fits, read_figures
 
 
@@ -340,10 +345,10 @@ class Ledger:
         with self._write() as connection:
             journal.log_event(connection, kind, text, self._clock())
 
-    def events(self) -> list[Event]:
-        """List all events, oldest first."""
+    def events(self, after: int = 0) -> list[Event]:
+        """List all events but the first `after`, oldest first."""
         with self._read() as connection:
-            return journal.read_events(connection)
+            return journal.read_events(connection, after)
 
     # --- reading ----------------------------------------------------------------------------------
 

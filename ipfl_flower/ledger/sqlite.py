@@ -59,6 +59,7 @@ class SQLite(Database):
         super().__init__(str(path))
         self._path = path
         self._held: IO[str] | None = None
+        self._file: tuple[int, int] | None = None  # device and inode of what was opened
         self.engine = self._make_engine()
         event.listen(self.engine, "connect", _on_connect)
 
@@ -146,10 +147,29 @@ class SQLite(Database):
     @contextmanager
     def session(self, *, write: bool) -> Iterator[Connection]:
         """Lend a connection whose transactions begin deferred, or at once to write."""
+        self._follow()
         with self.engine.connect() as connection:
             # Not in a listener of SQLAlchemy's: one listener makes every statement look for others.
             _raw(connection).execute("BEGIN IMMEDIATE" if write else "BEGIN")
             yield connection
+
+    def _follow(self) -> None:
+        """Let go of a file in whose place another was put: readers go on with the new one."""
+        try:
+            found = self._path.stat()
+        except FileNotFoundError as error:  # SQLite would make an empty one
+            raise LedgerError(
+                f"ledger {self.name}: the file is gone: put it back, or check the path"
+            ) from error
+        file = found.st_dev, found.st_ino
+        if self._file not in (None, file):
+            if self._held is not None:
+                raise LedgerError(
+                    f"ledger {self.name}: another file was put in its place while this process "
+                    "serves it: stop it, see which of them is the ledger, and start again"
+                )
+            self.engine.dispose()
+        self._file = file
 
     def health(self, connection: Connection) -> list[str]:
         """List what SQLite itself finds wrong with the file, and what of the schema was changed."""
