@@ -1,5 +1,7 @@
 """Characters by writer: FEMNIST."""
 
+from typing import Any
+
 from ipfl_flower.experiment.definition import Choice, Setting
 from ipfl_flower.experiment.settings.paper import folder, paper_setting, sgd_of, slices
 
@@ -7,7 +9,7 @@ from ipfl_flower.experiment.settings.paper import folder, paper_setting, sgd_of,
 def femnist(choice: Choice) -> Setting:
     """Twenty institutions, each one of those who wrote most."""
     count = 8 if choice.quick else 20
-    options = {"name": "femnist", "proportional": True, **folder(choice, "femnist")}
+    options: dict[str, Any] = {"name": "femnist", "proportional": True, **folder(choice, "femnist")}
     options["model"] = "cnn" if choice.quick else "lenet"
     return paper_setting(
         choice,

@@ -53,6 +53,8 @@ _TASKS: Final = {
     "cifar10": "cifar10",
     "fashion": "ipfl_flower.experiment.standardised:StandardisedFashion",
 }
+# What has to be in a given folder: Debian's package is another place, CIFAR-10 has none.
+_FILES: Final = {"fashion": "train-images-idx3-ubyte.gz"}
 _NAMES: Final = {
     "cifar10": "CIFAR-10",
     "fashion": "Fashion-MNIST",
@@ -66,7 +68,8 @@ def _setting(
     choice: Choice, data: str, kind: str, split: dict[str, Any], count: int, weight: float
 ) -> Setting:
     # Slices are of very different sizes: fixed ones would leave most of the data out.
-    options = {**split, "name": _TASKS[data], "proportional": True, **folder(choice)}
+    options: dict[str, Any] = {**split, "name": _TASKS[data], "proportional": True}
+    options |= folder(choice, _FILES.get(data))
     options["model"] = "cnn" if choice.quick else "lenet"
     if choice.quick:
         options["total"] = _QUICK_TOTAL

@@ -1,5 +1,7 @@
 """Photos, art, cartoons and sketches of the same things: PACS."""
 
+from typing import Any
+
 from ipfl_flower.experiment.definition import Choice, Setting
 from ipfl_flower.experiment.settings.paper import folder, paper_setting, sgd_of, slices
 
@@ -9,7 +11,7 @@ INSTITUTIONS = 8
 
 def pacs(choice: Choice) -> Setting:
     """Eight institutions, two of each domain."""
-    options = {"name": "pacs", "split": "domains", **folder(choice)}
+    options: dict[str, Any] = {"name": "pacs", "split": "domains", **folder(choice)}
     if choice.quick:
         options |= {"model": "cnn", "side": 32, "samples": 150, "validation": 40, "test": 80}
     else:

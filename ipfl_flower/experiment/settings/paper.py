@@ -94,8 +94,8 @@ def folder(choice: Choice, name: str | None = None) -> dict[str, str]:
     ----------
     choice : Choice
     name : str, optional
-        Of the folder in it that must be there: without it, the task looks by itself.
+        Of the file or folder in it that must be there: without it, the task looks by itself.
     """
-    if choice.data_dir is None or (name and not (choice.data_dir / name).is_dir()):
+    if choice.data_dir is None or (name and not (choice.data_dir / name).exists()):
         return {}
     return {"data_dir": str(choice.data_dir)}

@@ -1,6 +1,7 @@
 """The next character by role: Shakespeare."""
 
 import dataclasses
+from typing import Any
 
 from ipfl_flower.experiment.definition import Choice, Setting
 from ipfl_flower.experiment.settings.paper import folder, paper_setting, sgd_of, slices
@@ -9,7 +10,7 @@ from ipfl_flower.experiment.settings.paper import folder, paper_setting, sgd_of,
 def shakespeare(choice: Choice) -> Setting:
     """Ten institutions, each one of the roles that say most."""
     count = 6 if choice.quick else 10
-    options = {"name": "shakespeare", **folder(choice, "shakespeare")}
+    options: dict[str, Any] = {"name": "shakespeare", **folder(choice, "shakespeare")}
     if choice.quick:
         options |= {"model": "gru", "length": 40, "samples": 120, "validation": 30, "test": 60}
     else:
