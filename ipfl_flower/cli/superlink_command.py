@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
-from ipfl_flower.cli.flower import SCRIPTS
 from ipfl_flower.cli.flower_versions import FleetApi, fleet_api
+from ipfl_flower.cli.processes import PYTHON
+
+MODULE = "ipfl_flower.cli.server_superlink"
 
 
 def superlink_command(
@@ -45,7 +47,7 @@ def superlink_command(
         fleet, (host, _, number) = [], fleet_address.rpartition(":")
         host, port = host.strip("[]"), int(number)
     return [
-        *(SCRIPTS / "flower-superlink", "--isolation", "process", *fleet),
+        *(*PYTHON, MODULE, "--isolation", "process", *fleet),
         *("--host", host, "--port", str(port)),
         *("--ssl-ca-certfile", certificates / "ca.pem"),
         *("--ssl-certfile", certificates / "server.pem"),

@@ -31,7 +31,7 @@ print(json.dumps({
     "flwr": version("flwr"),
     "fleet API": fleet_api().name,
     "port for institutions alone": "yes" if fleet_api().own_port else "no",
-    "flower-superlink": " ".join(str(part) for part in command[1:]),
+    "SuperLink": " ".join(str(part) for part in command[4:]),
 }))
 """
 
