@@ -179,9 +179,9 @@ def test_a_stand_in_is_said_to_be_one(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["moon"], "setting 'moon' is not known: choose from fashion_dirichlet, "),
+        (["moon"], "setting 'moon' is not known: choose from cifar10_cluster, "),
         (["fashion_iid", "--methods=magic"], "method 'magic' is not known: choose from ipfl, "),
-        ([], "name a setting, or say --all: fashion_dirichlet, "),
+        ([], "name a setting, or say --all: cifar10_cluster, "),
         (["fashion_iid", "--seeds=0"], "--seeds must be ≥ 1, is 0"),
         (
             ["fashion_iid", "--data-dir=/nowhere", "--seeds=1", "--methods=local"],
