@@ -1,6 +1,7 @@
 """A running market as it looks in the terminal, read from its ledger."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,6 +46,8 @@ class Watch:
         On a terminal the picture is live; what happened is a line everywhere.
     patience_s : float
         How long the SuperLink may be out of reach.
+    on_settled : callable, optional
+        Is told the number of each round once, when it is settled.
     """
 
     ledger: str
@@ -53,6 +56,8 @@ class Watch:
     rounds: int
     console: Console
     patience_s: float = 0.0
+    on_settled: Callable[[int], None] = lambda _: None
+    _settled: set[int] = field(default_factory=set)
     _run: int = 0
     _events_before: int = 0
     _asked: float = field(default_factory=time.monotonic)
@@ -182,6 +187,9 @@ class Watch:
                         f"round {item.number} of {self.rounds}: {item.participants} institutions, "
                         f"{item.edges} purchases, {credits_text(item.volume_micro)} credits"
                     )
+                    if item.number not in self._settled:
+                        self._settled.add(item.number)
+                        self.on_settled(item.number)
         if self.console.is_terminal:
             live.update(_picture(ledger, summaries, self.rounds), refresh=True)
 

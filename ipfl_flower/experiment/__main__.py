@@ -27,7 +27,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run what the command line asks for; return the exit status."""
     given = _parser().parse_args(arguments)
     output: Path = given.output.absolute()
-    signal.signal(signal.SIGTERM, _interrupt)
+    # SIGINT too: a shell starts background jobs with it ignored. What was started must be ended.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
     try:
         plan = _plan(given)
         records = _run(plan, output, Console(stderr=True, highlight=False))
@@ -59,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, default=Path("ipfl-experiment"))
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--engine", choices=("in-process", "deployment"), default="in-process")
     parser.add_argument("--json", action="store_true")
     return parser
 
@@ -77,6 +81,7 @@ def _plan(given: argparse.Namespace) -> Plan:
         quick=given.quick,
         data_dir=None if folder is None else folder.absolute(),
         device=given.device,
+        engine=given.engine,
     )
 
 
@@ -107,8 +112,11 @@ def _run(plan: Plan, output: Path, console: Console) -> list[Record]:
                 f"{damage.path} is damaged ({damage.reason}): it is run again", soft_wrap=True
             )
 
+        def says(line: str) -> None:
+            progress.console.print(line, soft_wrap=True)
+
         records = []
-        for record in run(plan, Cache(output / RUNS), Told(begins, on_round, damaged)):
+        for record in run(plan, Cache(output / RUNS), Told(begins, on_round, damaged, says)):
             records.append(record)
             done += 1
             progress.update(bar, completed=done)
