@@ -227,10 +227,11 @@ def explained(name: str) -> Iterator[None]:
         if not isinstance(origin, sqlite3.Error):  # of the other end of a copy
             raise
         code = getattr(origin, "sqlite_errorname", "")
+        said = " ".join(str(origin).split())  # SQLite quotes a damaged schema with its line breaks
         for prefix, what, fix in _EXPLAINED:
             if code.startswith(prefix):
-                raise LedgerError(f"ledger {name}: {what} ({origin}): {fix}") from error
-        raise LedgerError(f"ledger {name}: {origin}") from error
+                raise LedgerError(f"ledger {name}: {what} ({said}): {fix}") from error
+        raise LedgerError(f"ledger {name}: {said}") from error
     except UnicodeDecodeError as error:
         # The driver cannot even decode SQLite's complaint when that quotes a damaged schema.
         raise LedgerError(
