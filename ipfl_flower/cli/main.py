@@ -19,6 +19,7 @@ from ipfl_flower.cli.demo import DemoOptions, run_demo
 from ipfl_flower.cli.doctor import doctor_app
 from ipfl_flower.cli.documents import KitError
 from ipfl_flower.cli.executor import executor
+from ipfl_flower.cli.experiment import experiment
 from ipfl_flower.cli.join import join, join_request
 from ipfl_flower.cli.ledger import ledger_app
 from ipfl_flower.cli.market import market_app
@@ -51,6 +52,7 @@ cli.command()(executor)
 cli.command()(status)
 cli.command()(bundle)
 cli.command()(metrics)
+cli.command()(experiment)
 for command in (join_request, admit, join, expel, allow, superlink, supernode):
     cli.command()(command)
 

@@ -1,0 +1,55 @@
+"""``ipfl experiment``: becomes the experiment, which imports torch; this command doesn't."""
+
+import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ipfl_flower.cli.processes import PYTHON, LaunchError
+
+MODULE = "ipfl_flower.experiment"
+
+
+def experiment(
+    settings: Annotated[
+        list[str] | None, typer.Argument(metavar="SETTING…", help="Any wrong name lists them all.")
+    ] = None,
+    *,
+    all_settings: Annotated[bool, typer.Option("--all", help="Every setting.")] = False,
+    methods: Annotated[
+        str | None, typer.Option(metavar="NAME,NAME…", help="[default: every method]")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How many: 0, 1, …")] = 3,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Small and short: whether it works, not how well.")
+    ] = False,
+    output: Annotated[
+        Path, typer.Option(help="Results, report, and what an interrupted experiment goes on from.")
+    ] = Path("ipfl-experiment"),
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Where the data lies, if not where its task looks.")
+    ] = None,
+    device: Annotated[str, typer.Option(metavar="cpu|cuda", help="Where models train.")] = "cpu",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, not tables.")] = False,
+) -> None:
+    """Compare the market with other methods, on the same data, steps and seeds, on this machine."""
+    if find_spec("torch") is None:
+        raise LaunchError("experiments need torch: pip install 'ipfl-flower[demo]'")
+    values = {
+        "--methods": methods,
+        "--seeds": seeds,
+        "--output": output,
+        "--data-dir": data_dir,
+        "--device": device,
+    }
+    flags = {"--all": all_settings, "--quick": quick, "--json": as_json}
+    given = [f"{name}={value}" for name, value in values.items() if value is not None]
+    given += [name for name, set_ in flags.items() if set_]
+    # One thread: two collapse as soon as anything else runs.
+    env = {"OMP_NUM_THREADS": "1"} | dict(os.environ)
+    command = [*PYTHON, MODULE, *given, "--", *(settings or [])]
+    # The process is replaced: signals and the exit code are the experiment's own.
+    os.execve(sys.executable, command, env)  # noqa: S606

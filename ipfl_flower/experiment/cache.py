@@ -1,0 +1,130 @@
+"""Records on disk, by a hash of all that decides them: an experiment that was cut off goes on."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import ipfl_flower
+from ipfl_flower.experiment.definition import Setting
+from ipfl_flower.experiment.record import Record, versions
+
+# What can't change a result: what people see of it, and what experiments don't use.
+_IRRELEVANT: Final = (
+    *("cli/", "console/", "door/"),
+    *("experiment/__main__", "experiment/report", "experiment/settings/", "experiment/tables"),
+)
+
+
+@cache
+def code_digest() -> str:
+    """Return a SHA-256 over the sources that can change a result, in hex."""
+    root = Path(ipfl_flower.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        name = path.relative_to(root).as_posix()
+        if not name.startswith(_IRRELEVANT):
+            digest.update(f"{name}\n".encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def key_of(setting: Setting, method: str, device: str) -> dict[str, Any]:
+    """Return all that decides a record, as JSON values."""
+    return {
+        "setting": _plain(setting),
+        "method": method,
+        "device": device,
+        "code": code_digest(),
+        "versions": versions(),
+    }
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A file of the cache that can't be used, and why."""
+
+    path: Path
+    reason: str
+
+
+class Cache:
+    """A folder of records.
+
+    Parameters
+    ----------
+    folder : Path
+        Made when the first record is kept.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def path(self, key: Mapping[str, Any]) -> Path:
+        """Return where the record of `key` lies, or would lie."""
+        name = f"{key['setting']['name']}-{key['method']}-{key['setting']['seed']}"
+        return self._folder / f"{name}-{_digest(key)[:16]}.json"
+
+    def find(self, key: Mapping[str, Any]) -> Record | Damage | None:
+        """Return the record of `key`; None if there is none, and what is wrong with a damaged one.
+
+        A damaged file is replaced when its record is kept anew.
+        """
+        path = self.path(key)
+        try:
+            kept = json.loads(path.read_bytes())
+            record: Record = kept["record"]
+            if kept["key"] != key or kept["sha256"] != _digest(record):
+                return Damage(path, "it isn't what was written")
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            return Damage(path, f"{type(error).__name__}: {error}")
+        return record
+
+    def keep(self, key: Mapping[str, Any], record: Record) -> None:
+        """Write a record: a crash leaves the file as it was, or the new one whole."""
+        content = {"key": key, "sha256": _digest(record), "record": record}
+        write_atomically(self.path(key), json.dumps(content, allow_nan=False))
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file of which nobody ever sees a part; its folder is made.
+
+    Raises
+    ------
+    OSError
+        It can't be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """Return dataclasses and mappings as JSON values; what JSON can't say as text."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return _plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    # Infinities are no JSON, and 1.0 must not be 1.
+    return repr(value)

@@ -1,0 +1,219 @@
+"""Plays one method on a world, round by round: the market through its strategy and ledger."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ipfl_flower.experiment.definition import ExperimentError
+from ipfl_flower.experiment.economics import Books, books, distances_of
+from ipfl_flower.experiment.grid import LocalGrid
+from ipfl_flower.experiment.methods.base import Judgement, Method
+from ipfl_flower.experiment.sites import GridSites, alteration, market_handler
+from ipfl_flower.experiment.world import World
+from ipfl_flower.ledger import Ledger, Report
+from ipfl_flower.market import MICRO
+from ipfl_flower.market.gain import Bools
+from ipfl_flower.models import ModelBank, Reference
+from ipfl_flower.protocol import array_record
+from ipfl_flower.settings import Settings
+from ipfl_flower.settlement import Delivery
+from ipfl_flower.strategy import IPFL, MarketError
+from ipfl_flower.trainer import Trainer
+
+OnRound: TypeAlias = Callable[[int], None]
+
+PRESETS: Final[Mapping[str, str]] = {"ipfl": "recommended", "ipfl-paper": "paper"}
+"""The market's own methods: name to preset of `Settings`."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round of a method.
+
+    Attributes
+    ----------
+    judged : list of Judgement
+        Of what each institution is left with.
+    imports : bool (m, m)
+        a_ij.
+    books : Books
+    """
+
+    judged: list[Judgement]
+    imports: Bools
+    books: Books
+
+
+@dataclass(frozen=True)
+class Play:
+    """All rounds of a method on a world.
+
+    Attributes
+    ----------
+    rounds : list of Round
+    net : float64 (m,)
+        What each institution paid, less what it was paid, over all rounds; credits.
+    seconds, cpu_seconds : float
+    ledger : mapping
+        Head and number of rounds of the ledger, which verified; {} of a method without one.
+    """
+
+    rounds: list[Round]
+    net: NDArray[np.float64]
+    seconds: float
+    cpu_seconds: float
+    ledger: Mapping[str, Any] = field(default_factory=dict)
+
+
+def market_settings(world: World, preset: str, folder: Path) -> Settings:
+    """Return the settings of the market on a world."""
+    setting = world.setting
+    m = len(setting.seats)
+    return Settings.read(
+        {
+            "preset": preset,
+            "rounds": setting.rounds,
+            "institutions-min": m,
+            # An experiment in which an institution fails is none.
+            "quorum": m,
+            "ledger": str(folder / "ledger.db"),
+            "models-dir": str(folder / "models"),
+            "initial-model": str(folder / "theta0.npz"),
+            **setting.market.get(preset, {}),
+        }
+    )
+
+
+def play_market(world: World, preset: str, folder: Path, on_round: OnRound) -> Play:
+    """Play the market: the strategy, the ledger and the trainers of a deployment.
+
+    Raises
+    ------
+    ExperimentError
+        An institution failed, or the ledger doesn't verify.
+    """
+    settings = market_settings(world, preset, folder)
+    trainers = {
+        seat.name: Trainer(world.at(i, folder), world.learners[i])
+        for i, seat in enumerate(world.setting.seats)
+    }
+    handlers = {
+        name: market_handler(trainer, alteration(world, i))
+        for i, (name, trainer) in enumerate(trainers.items())
+    }
+    clock = _Clock()
+    with Ledger.open(settings.ledger, serve=True) as ledger:
+        strategy = _Watched(settings, ledger, on_round)
+        try:
+            strategy.start(LocalGrid(handlers), array_record(world.initial))
+        except MarketError as error:
+            raise ExperimentError(f"{error}{_failed(ledger)}") from error
+        seconds, cpu_seconds = clock.read()
+        problems = ledger.verify()
+        if problems:
+            raise ExperimentError(f"the ledger doesn't verify: {'; '.join(map(str, problems))}")
+        rounds, net = _read(ledger, world, settings)
+        kept = {"head": ledger.head(), "rounds": len(ledger.rounds())}
+    return Play(rounds, net, seconds, cpu_seconds, kept)
+
+
+def play_method(
+    world: World, make: Callable[[GridSites], Method], folder: Path, on_round: OnRound
+) -> Play:
+    """Play a method that the market is compared with, over the same Grid and protocol.
+
+    Its books are done by the market's recommended rules: what its graph costs and brings.
+
+    Raises
+    ------
+    ExperimentError
+        An institution failed.
+    """
+    settings = market_settings(world, "recommended", folder)
+    clock = _Clock()
+    sites = GridSites(world)
+    method = make(sites)
+    rounds = []
+    reference = Reference(world.layout, world.initial, folder)
+    try:
+        for number in range(world.setting.rounds):
+            played = method.play(number)
+            judged = [mine[0] for mine in sites.judge([[model] for model in played.models])]
+            apart = distances_of(played.trained, reference, folder, settings.distance)
+            account = books(world.truth, apart, played.imports, settings.rules())
+            rounds.append(Round(judged, played.imports, account))
+            on_round(number)
+    finally:
+        reference.close()
+    return Play(rounds, np.zeros(len(world.terms)), *clock.read())
+
+
+class _Clock:
+    """Wall and CPU time from here on."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter(), time.process_time()
+
+    def read(self) -> tuple[float, float]:
+        wall, cpu = self._began
+        return time.perf_counter() - wall, time.process_time() - cpu
+
+
+class _Watched(IPFL):
+    """The market, which says when a round is settled."""
+
+    def __init__(self, settings: Settings, ledger: Ledger, on_round: OnRound) -> None:
+        super().__init__(settings, ledger)
+        self._on_round = on_round
+
+    def settle(self, number: int, reports: Mapping[int, Report], bank: ModelBank) -> Delivery:
+        delivery = super().settle(number, reports, bank)
+        self._on_round(number)
+        return delivery
+
+
+def _read(
+    ledger: Ledger, world: World, settings: Settings
+) -> tuple[list[Round], NDArray[np.float64]]:
+    """Read what came of each round, and net payments in credits, from the ledger alone."""
+    settlements = [ledger.settlement(number) for number in range(world.setting.rounds)]
+    # What a round brought is judged when it is delivered: with the next round's message.
+    acknowledged = ledger.acknowledgements()
+    last = [acknowledged.get(i, {}) for i in range(len(world.terms))]
+    told = [*(settlement.metrics for settlement in settlements), last]
+    rounds = []
+    for settlement, before, after in zip(settlements, told, told[1:], strict=False):
+        clearing = settlement.clearing
+        rounds.append(
+            Round(
+                judged=[_left_with(mine, then) for mine, then in zip(before, after, strict=True)],
+                imports=clearing.imports,
+                books=books(
+                    world.truth,
+                    settlement.distances,
+                    clearing.imports,
+                    settings.rules(),
+                    clearing.net,
+                ),
+            )
+        )
+    net = sum((s.clearing.net for s in settlements), np.zeros(len(world.terms), np.int64))
+    return rounds, net / MICRO
+
+
+def _left_with(trained: Mapping[str, float], delivered: Mapping[str, float]) -> Judgement:
+    """Judge what a round left: the better of model and centre, or the model where none came."""
+    prefix = "kept_" if "kept_test_accuracy" in delivered else ""
+    scores = delivered if prefix else trained
+    return Judgement(**{n: scores[prefix + n] for n in Judgement.__dataclass_fields__})
+
+
+def _failed(ledger: Ledger) -> str:
+    state = ledger.state()
+    failed: Sequence[str] = [] if state is None else list(state.failed.values())
+    return f" ({'; '.join(failed)})" if failed else ""

@@ -1,0 +1,148 @@
+"""What is kept of one method on one setting and seed: JSON, enough for every table and plot."""
+
+import hashlib
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from math import isfinite
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ipfl_flower.experiment.methods.base import Judgement
+from ipfl_flower.experiment.play import Play
+from ipfl_flower.experiment.world import World
+
+Record: TypeAlias = dict[str, Any]
+
+DIGITS: Final = 6
+"""Significant digits of what is kept: accuracies of few samples and credits need no more."""
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that results depend on."""
+    packages = ("flwr", "numpy", "torch")
+    return {"python": platform.python_version()} | {name: version(name) for name in packages}
+
+
+def make_record(world: World, method: str, play: Play, *, local_trainings: int) -> Record:
+    """Put together what is kept of a play.
+
+    Returns
+    -------
+    dict
+        ``institutions``: by position, what each is and came to: ``round`` is the round that its
+        validation data chose, ``test_accuracy`` what is reported. ``rounds``: by round, lists by
+        institution. Accuracies in [0, 1], money in credits; what is infinite or NaN is None.
+    """
+    setting = world.setting
+    best = [_chosen([r.judged[i] for r in play.rounds]) for i in range(len(setting.seats))]
+    utilities = sum((r.books.utilities for r in play.rounds), np.zeros(len(best)))
+    institutions = [
+        {
+            "name": seat.name,
+            "group": seat.group,
+            "role": seat.role,
+            "honest": bool(world.honest[i]),
+            "samples": world.truth[i].samples,
+            "round": best[i],
+            "validation_accuracy": play.rounds[best[i]].judged[i].validation_accuracy,
+            "test_accuracy": play.rounds[best[i]].judged[i].test_accuracy,
+            "last_test_accuracy": play.rounds[-1].judged[i].test_accuracy,
+            "utility": _number(utilities[i]),
+            "net": _number(play.net[i]),
+        }
+        for i, seat in enumerate(setting.seats)
+    ]
+    return {
+        "setting": setting.name,
+        "title": setting.title,
+        "method": method,
+        "seed": setting.seed,
+        "data": setting.data,
+        "stand_in": setting.stand_in,
+        "data_digest": data_digest(world),
+        "economics": setting.economics,
+        "parameters": world.layout.size,
+        "local_trainings": local_trainings,
+        "institutions": institutions,
+        "rounds": [
+            {
+                "validation_accuracy": [j.validation_accuracy for j in r.judged],
+                "test_accuracy": [j.test_accuracy for j in r.judged],
+                "imports": [np.flatnonzero(row).tolist() for row in r.imports],
+                "gains": _numbers(r.books.gains),
+                "utilities": _numbers(r.books.utilities),
+                "welfare": _number(r.books.welfare),
+            }
+            for r in play.rounds
+        ],
+        "bought": _bought(world, play),
+        "ledger": dict(play.ledger),
+        "seconds": round(play.seconds, 3),
+        "cpu_seconds": round(play.cpu_seconds, 3),
+        "versions": versions(),
+    }
+
+
+def summary(record: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return the figures of a record that tables show, of honest institutions alone."""
+    honest = [item for item in record["institutions"] if item["honest"]]
+    accuracies = [item["test_accuracy"] for item in honest]
+    utilities = [item["utility"] for item in honest]
+    finite = [value for value in utilities if value is not None]
+    return {
+        "accuracy": float(np.mean(accuracies)),
+        "worst": float(np.min(accuracies)),
+        "last": float(np.mean([item["last_test_accuracy"] for item in honest])),
+        "utility": float(np.mean(finite)) if len(finite) == len(utilities) else None,
+        "own_group": record["bought"]["own_group"],
+        "dishonest": record["bought"]["dishonest"],
+        "cpu_seconds": record["cpu_seconds"],
+    }
+
+
+def data_digest(world: World) -> str:
+    """Return a SHA-256 over every institution's data, in hex."""
+    digest = hashlib.sha256()
+    for institution in world.institutions:
+        data = institution.task.data()
+        for part in (data.train, data.validation, data.test):
+            for tensor in (part.inputs, part.labels):
+                digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+                digest.update(np.ascontiguousarray(tensor.numpy()).data)
+    return digest.hexdigest()
+
+
+def _chosen(judged: list[Judgement]) -> int:
+    """Return the round whose model is best by the validation data; of equals the first."""
+    keys = [(item.validation_accuracy, -item.validation_loss) for item in judged]
+    return keys.index(max(keys))
+
+
+def _bought(world: World, play: Play) -> dict[str, float | None]:
+    """Return the shares of the volume that honest institutions bought: own group's, and noise."""
+    volumes = sum(r.books.volumes for r in play.rounds)
+    bought = np.asarray(volumes)[world.honest]
+    total = float(bought.sum())
+    groups = [seat.group for seat in world.setting.seats]
+    own = [
+        [g is not None and g == other for other in groups]
+        for g, honest in zip(groups, world.honest, strict=True)
+        if honest
+    ]
+    grouped = any(g is not None for g in groups)
+    return {
+        "volume": total,
+        "own_group": float(bought[np.array(own)].sum()) / total if total and grouped else None,
+        "dishonest": float(bought[:, ~world.honest].sum()) / total if total else None,
+    }
+
+
+def _numbers(values: NDArray[np.float64]) -> list[float | None]:
+    return [_number(value) for value in values]
+
+
+def _number(value: float) -> float | None:
+    return float(f"{value:.{DIGITS}g}") if isfinite(value) else None

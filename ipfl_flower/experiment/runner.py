@@ -1,0 +1,157 @@
+"""Runs settings under methods and seeds, and takes from the cache what is there."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal
+
+from ipfl_flower.experiment.cache import Cache, Damage, key_of
+from ipfl_flower.experiment.definition import Choice, ExperimentError, Setting
+from ipfl_flower.experiment.methods import METHODS, Method, MethodError, make
+from ipfl_flower.experiment.oracle import Oracle
+from ipfl_flower.experiment.play import PRESETS, Play, play_market, play_method
+from ipfl_flower.experiment.record import Record, make_record
+from ipfl_flower.experiment.settings import build
+from ipfl_flower.experiment.sites import GridSites
+from ipfl_flower.experiment.world import World, run_folder
+from ipfl_flower.ledger import LedgerError
+from ipfl_flower.tasks import TaskDataError, TaskError
+
+ALL_METHODS: Final = (*PRESETS, *METHODS, Oracle.name)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be run.
+
+    Attributes
+    ----------
+    settings, methods : sequence of str
+        By name.
+    seeds : sequence of int
+    quick : bool
+    data_dir : Path or None
+    device : {"cpu", "cuda"}
+    """
+
+    settings: Sequence[str]
+    methods: Sequence[str]
+    seeds: Sequence[int] = (0, 1, 2)
+    quick: bool = False
+    data_dir: Path | None = None
+    device: Literal["cpu", "cuda"] = "cpu"
+
+    def __post_init__(self) -> None:
+        for method in self.methods:
+            require_method(method)
+
+    def __len__(self) -> int:
+        return len(self.settings) * len(self.seeds) * len(self.methods)
+
+
+@dataclass(frozen=True)
+class Told:
+    """How far a plan is; what is not overridden is not told.
+
+    Attributes
+    ----------
+    begins : callable
+        Of setting and method's name, and whether its record was there already.
+    on_round : callable
+        Of the number of a round that was played.
+    damaged : callable
+        Of a cache file that was passed over.
+    """
+
+    begins: Callable[[Setting, str, bool], None] = lambda *_: None
+    on_round: Callable[[int], None] = lambda _: None
+    damaged: Callable[[Damage], None] = lambda _: None
+
+
+@dataclass
+class _Lazy:
+    """A world that is made when the first method needs it."""
+
+    setting: Setting
+    device: Literal["cpu", "cuda"]
+    _world: World | None = field(default=None)
+
+    def get(self) -> World:
+        if self._world is None:
+            self._world = World.of(self.setting, self.device)
+        return self._world
+
+
+def run(plan: Plan, cache: Cache, told: Told | None = None) -> Iterator[Record]:
+    """Run a plan; yield each record when it is there.
+
+    Raises
+    ------
+    ExperimentError
+        A setting isn't known, or a method failed on it; what came before is in the cache.
+    """
+    told = told or Told()
+    for name in plan.settings:
+        for seed in plan.seeds:
+            setting = build(name, Choice(seed, quick=plan.quick, data_dir=plan.data_dir))
+            world = _Lazy(setting, plan.device)
+            for method in plan.methods:
+                key = key_of(setting, method, plan.device)
+                found = cache.find(key)
+                if isinstance(found, Damage):
+                    told.damaged(found)
+                    found = None
+                told.begins(setting, method, found is not None)
+                if found is None:
+                    found = run_one(world.get, setting, method, told.on_round)
+                    cache.keep(key, found)
+                yield found
+
+
+def run_one(
+    world: Callable[[], World], setting: Setting, method: str, on_round: Callable[[int], None]
+) -> Record:
+    """Play one method on a setting; `world` gives the setting's institutions.
+
+    Raises
+    ------
+    ExperimentError
+        It failed; names setting, seed and method.
+    """
+    try:
+        with run_folder() as folder:
+            here = world()
+            play = _play(here, method, Path(folder), on_round)
+            return make_record(here, method, play, local_trainings=_trainings(method))
+    except (ExperimentError, LedgerError, MethodError, TaskError, TaskDataError) as error:
+        raise ExperimentError(f"{setting.name}, seed {setting.seed}, {method}: {error}") from error
+
+
+def require_method(name: str) -> None:
+    """Check that there is a method of that name.
+
+    Raises
+    ------
+    ExperimentError
+        There is none; lists those that there are.
+    """
+    if name not in ALL_METHODS:
+        raise ExperimentError(f"method {name!r} is not known: choose from {', '.join(ALL_METHODS)}")
+
+
+def _play(world: World, method: str, folder: Path, on_round: Callable[[int], None]) -> Play:
+    require_method(method)
+    if method in PRESETS:
+        return play_market(world, PRESETS[method], folder, on_round)
+    options = world.setting.options.get(method, {})
+    return play_method(world, lambda sites: _make(method, sites, options), folder, on_round)
+
+
+def _make(method: str, sites: GridSites, options: Mapping[str, object]) -> Method:
+    if method == Oracle.name:
+        return Oracle(sites, sites.groups)
+    return make(method, sites, options)
+
+
+def _trainings(method: str) -> int:
+    return METHODS[method].local_trainings if method in METHODS else 1

@@ -1,0 +1,35 @@
+"""Label skew: each institution holds few of the classes."""
+
+from ipfl_flower.experiment.definition import Choice, Seat, Setting
+from ipfl_flower.experiment.settings.fashion import DATA, SGD, rounds, task
+
+INSTITUTIONS = 10
+
+
+def fashion_dirichlet(choice: Choice) -> Setting:
+    """Ten institutions by Dirichlet(0.1), 200 samples each."""
+    seats = tuple(
+        Seat(
+            name=f"skewed-{i:02d}",
+            task=task(
+                choice,
+                institution=i,
+                institutions=INSTITUTIONS,
+                split="dirichlet",
+                beta=0.1,
+                samples=200,
+            ),
+            group=None,
+        )
+        for i in range(INSTITUTIONS)
+    )
+    return Setting(
+        name="fashion_dirichlet",
+        title="Fashion-MNIST, Dirichlet(0.1), 10 × 200 samples",
+        seats=seats,
+        sgd=SGD,
+        rounds=rounds(choice),
+        seed=choice.seed,
+        economics="cheap",
+        data=DATA,
+    )
