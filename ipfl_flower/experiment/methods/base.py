@@ -7,7 +7,7 @@ A method sees models as flat vectors and institutions by their position, 0 … m
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, TypeAlias
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,8 +90,20 @@ class Played:
     imports: NDArray[np.bool_]
 
 
+@dataclass(frozen=True)
+class NoOptions:
+    """Of a method that has nothing to set."""
+
+
 class Method(ABC):
     """One method, on one set of institutions; keeps what it must remember between rounds.
+
+    Parameters
+    ----------
+    sites
+        The institutions.
+    options
+        An `options_type`; None: its defaults.
 
     Attributes
     ----------
@@ -102,14 +114,18 @@ class Method(ABC):
     local_trainings
         How often each institution trains in a round (2 for methods with a second model): the same
         budget of steps a training, said in the report where it isn't 1.
+    options_type
+        The frozen dataclass of what can be set, its defaults the authors' where they gave any.
     """
 
     name: ClassVar[str]
     source: ClassVar[str]
     local_trainings: ClassVar[int] = 1
+    options_type: ClassVar[type[Any]] = NoOptions
 
-    def __init__(self, sites: Sites) -> None:
+    def __init__(self, sites: Sites, options: Any = None) -> None:
         self.sites = sites
+        self.options = self.options_type() if options is None else options
 
     @abstractmethod
     def play(self, number: int) -> Played:
