@@ -5,6 +5,7 @@ from typing import Any, Final
 from ipfl_flower.experiment.definition import Choice
 from ipfl_flower.trainer.proximal import Sgd
 
+TASK: Final = "ipfl_flower.experiment.standardised:StandardisedFashion"
 DATA: Final = "Fashion-MNIST (Zalando's 70,000 images, cut anew)"
 SGD: Final = Sgd(epochs=5, batch_size=32, learning_rate=0.05)
 VALIDATION: Final = 40
@@ -20,4 +21,4 @@ def task(choice: Choice, **options: Any) -> dict[str, Any]:
     """Return a ``[task]`` table with `options`."""
     folder = {} if choice.data_dir is None else {"data_dir": str(choice.data_dir)}
     sizes = {"validation": VALIDATION, "seed": choice.seed}
-    return {"name": "fashion_mnist", **folder, **sizes, **options}
+    return {"name": TASK, **folder, **sizes, **options}

@@ -1,0 +1,235 @@
+"""``ipfl experiment``: what it runs, what it keeps, how it goes on, what it prints."""
+
+import dataclasses
+import json
+import os
+import sys
+from math import inf
+
+import pytest
+from support.experiments import tiny
+
+from ipfl_flower.cli import experiment as command
+from ipfl_flower.experiment import runner, settings
+from ipfl_flower.experiment.__main__ import main
+from ipfl_flower.experiment.cache import Cache, Damage, key_of, write_atomically
+from ipfl_flower.experiment.definition import Choice, ExperimentError
+from ipfl_flower.experiment.runner import Plan, Told, run
+from ipfl_flower.experiment.settings import SETTINGS, build
+
+
+@pytest.fixture
+def known(monkeypatch):
+    """Let the tiny setting be one that there is."""
+    monkeypatch.setitem(SETTINGS, "tiny", lambda choice: tiny(choice.seed, rounds=2))
+
+
+class Listener:
+    """Notes what is told: which methods are played, and which were there."""
+
+    def __init__(self):
+        self.begun, self.rounds, self.damaged = [], [], []
+
+    def told(self):
+        return Told(
+            lambda setting, method, cached: self.begun.append((setting.seed, method, cached)),
+            self.rounds.append,
+            self.damaged.append,
+        )
+
+
+@pytest.mark.usefixtures("known")
+def test_what_is_in_the_cache_is_not_played_again(tmp_path):
+    plan = Plan(["tiny"], ["local", "fedavg"], seeds=[0, 1])
+    first, second = Listener(), Listener()
+    records = list(run(plan, Cache(tmp_path), first.told()))
+    assert list(run(plan, Cache(tmp_path), second.told())) == records
+    order = [(0, "local"), (0, "fedavg"), (1, "local"), (1, "fedavg")]
+    assert first.begun == [(*item, False) for item in order]
+    assert second.begun == [(*item, True) for item in order]
+    assert first.rounds == [0, 1] * 4
+    assert second.rounds == []
+    assert [(r["seed"], r["method"]) for r in records] == order
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+@pytest.mark.usefixtures("known")
+def test_an_interrupted_experiment_goes_on(tmp_path):
+    plan = Plan(["tiny"], ["local", "fedavg"], seeds=[0])
+
+    def interrupt(number):
+        if listener.begun[-1][1] == "fedavg" and number == 1:
+            raise KeyboardInterrupt
+
+    listener = Listener()
+    told = dataclasses.replace(listener.told(), on_round=interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        list(run(plan, Cache(tmp_path), told))
+    again = Listener()
+    assert len(list(run(plan, Cache(tmp_path), again.told()))) == 2
+    assert again.begun == [(0, "local", True), (0, "fedavg", False)]
+
+
+@pytest.mark.usefixtures("known")
+@pytest.mark.parametrize("damage", ["cut", "changed", "another", "empty"])
+def test_a_damaged_record_is_told_and_played_again(tmp_path, damage):
+    plan, cache = Plan(["tiny"], ["local"], seeds=[0]), Cache(tmp_path)
+    (record,) = run(plan, cache)
+    (file,) = tmp_path.iterdir()
+    whole = file.read_text()
+    kept = json.loads(whole)
+    if damage == "changed":
+        kept["record"]["institutions"][0]["test_accuracy"] = 1.0
+    elif damage == "another":
+        kept["key"]["method"] = "fedavg"
+    texts = {"cut": whole[:100], "empty": "[]"}
+    file.write_text(texts.get(damage, json.dumps(kept)))
+    listener = Listener()
+    (again,) = run(plan, cache, listener.told())
+    assert [item.path for item in listener.damaged] == [file]
+    assert again["institutions"] == record["institutions"]
+    last = Listener()
+    list(run(plan, cache, last.told()))
+    assert last.damaged == []
+    assert last.begun == [(0, "local", True)]
+
+
+def test_all_that_decides_a_record_is_in_its_key(tmp_path, monkeypatch):
+    setting = tiny()
+    key = key_of(setting, "local", "cpu")
+    json.dumps(key, allow_nan=False)
+    assert key == key_of(tiny(), "local", "cpu")
+    others = [
+        key_of(setting, "fedavg", "cpu"),
+        key_of(setting, "local", "cuda"),
+        key_of(tiny(seed=1), "local", "cpu"),
+        key_of(tiny(rounds=4), "local", "cpu"),
+        key_of(tiny(seats={1: {"budget": 3.0}}), "local", "cpu"),
+        key_of(tiny(options={"ditto": {"strength": 1.0}}), "local", "cpu"),
+        key_of(tiny(sgd=dataclasses.replace(setting.sgd, momentum=0.5)), "local", "cpu"),
+    ]
+    with monkeypatch.context() as patched:
+        patched.setattr("ipfl_flower.experiment.cache.code_digest", lambda: "other code")
+        others.append(key_of(setting, "local", "cpu"))
+    paths = {Cache(tmp_path).path(item) for item in [key, *others]}
+    assert len(paths) == 1 + len(others)
+    assert key["setting"]["seats"][0]["budget"] == repr(inf)
+
+
+def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+    file = tmp_path / "results.json"
+    write_atomically(file, "old")
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_atomically(file, "new")
+    assert file.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_cache_that_cannot_be_read_is_damaged_not_missing(tmp_path):
+    key = key_of(tiny(), "local", "cpu")
+    cache = Cache(tmp_path)
+    assert cache.find(key) is None
+    cache.path(key).mkdir()
+    found = cache.find(key)
+    assert isinstance(found, Damage)
+    assert "IsADirectoryError" in found.reason
+
+
+@pytest.mark.usefixtures("known")
+def test_the_program_writes_results_and_a_report(tmp_path, capsys):
+    arguments = ["tiny", "--methods=ipfl,local", "--seeds=2", f"--output={tmp_path}"]
+    assert main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert "Digits, 4 institutions" in shown
+    assert str(tmp_path / "report.md") in shown
+    records = json.loads((tmp_path / "results.json").read_text())["records"]
+    assert [(r["method"], r["seed"]) for r in records] == [
+        ("ipfl", 0),
+        ("local", 0),
+        ("ipfl", 1),
+        ("local", 1),
+    ]
+    report = (tmp_path / "report.md").read_text()
+    local = [item for item in records if item["method"] == "local"]
+    mean = sum(
+        sum(item["test_accuracy"] for item in record["institutions"]) / 4 for record in local
+    )
+    line = next(line for line in report.splitlines() if line.startswith("| local |"))
+    assert line.startswith(f"| local | {100 * mean / 2:.1f} ± ")
+    assert line.split(" | ")[3:6] == ["0.0", "–", "–"]
+    assert "seeds 0, 1. Data: scikit-learn's digits." in report
+    assert main([*arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["records"] == records
+
+
+@pytest.mark.usefixtures("known")
+def test_a_stand_in_is_said_to_be_one(tmp_path, capsys, monkeypatch):
+    stand_in = dataclasses.replace(tiny(rounds=1), stand_in=True, data="digits for faces")
+    monkeypatch.setitem(SETTINGS, "tiny", lambda choice: stand_in)
+    assert main(["tiny", "--methods=local", "--seeds=1", f"--output={tmp_path}"]) == 0
+    assert "digits for faces — a stand-in" in capsys.readouterr().out
+    assert "Data: digits for faces, **a stand-in**." in (tmp_path / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["moon"], "setting 'moon' is not known: choose from fashion_dirichlet, "),
+        (["fashion_iid", "--methods=magic"], "method 'magic' is not known: choose from ipfl, "),
+        ([], "name a setting, or say --all: fashion_dirichlet, "),
+        (["fashion_iid", "--seeds=0"], "--seeds must be ≥ 1, is 0"),
+        (
+            ["fashion_iid", "--data-dir=/nowhere", "--seeds=1", "--methods=local"],
+            "fashion_iid, seed 0, local: task fashion_mnist: /nowhere/",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line(tmp_path, capsys, arguments, line):
+    assert main([*arguments, f"--output={tmp_path}"]) == 1
+    found = capsys.readouterr().err.splitlines()[-1]
+    assert found.startswith(f"ipfl experiment: {line}")
+
+
+@pytest.mark.usefixtures("known")
+def test_an_interruption_says_how_to_go_on(tmp_path, capsys, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "run_one", interrupted)
+    assert main(["tiny", "--methods=local", f"--output={tmp_path}"]) == 130
+    assert "the same command goes on from there" in capsys.readouterr().err
+
+
+def test_the_command_becomes_the_program(monkeypatch, tmp_path):
+    called = []
+    monkeypatch.setattr(os, "execve", lambda *call: called.append(call))
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    command.experiment(["moon"], methods="local", quick=True, output=tmp_path)
+    ((program, arguments, env),) = called
+    assert program == sys.executable
+    assert arguments[:4] == [sys.executable, "-P", "-m", "ipfl_flower.experiment"]
+    assert env["OMP_NUM_THREADS"] == "7"
+    assert main(arguments[4:]) == 1  # it is understood: there is no such setting
+
+
+@pytest.mark.parametrize("name", sorted(SETTINGS))
+@pytest.mark.parametrize("quick", [False, True])
+def test_every_setting_is_what_it_says(name, quick):
+    setting = build(name, Choice(3, quick=quick))
+    assert setting.name == name
+    assert setting.seed == 3
+    assert setting == build(name, Choice(3, quick=quick))
+    assert len({seat.name for seat in setting.seats}) == len(setting.seats)
+    assert setting != build(name, Choice(4, quick=quick))
+    assert len(setting.title) <= 90
+
+
+def test_settings_are_found_by_name_alone():
+    assert settings.SETTINGS is SETTINGS
+    with pytest.raises(ExperimentError, match="setting 'sun' is not known"):
+        build("sun", Choice(0))

@@ -1,0 +1,92 @@
+"""What a good market must show on real images, and other methods don't: the gates of its design.
+
+Accuracies are test accuracies at the round that each institution's own validation data chose, in
+percentage points, over the three seeds 0, 1, 2.
+"""
+
+from functools import cache
+
+import numpy as np
+import pytest
+from support.experiments import silent
+
+from ipfl_flower.experiment.definition import Choice
+from ipfl_flower.experiment.record import summary
+from ipfl_flower.experiment.runner import run_one
+from ipfl_flower.experiment.settings import build
+from ipfl_flower.experiment.standardised import DEVIATION, MEAN
+from ipfl_flower.experiment.world import World
+from ipfl_flower.tasks.fashion_mnist import DEBIAN_FOLDER, FashionMnist, FashionOptions
+
+SEEDS = (0, 1, 2)
+
+# Some 20 CPU seconds each, more on a machine that does other things.
+pytestmark = [pytest.mark.gates, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _images():
+    if not FashionMnist(FashionOptions(**ANY_SLICE)).folder.is_dir():
+        pytest.skip(f"no {DEBIAN_FOLDER} here: apt-get install dataset-fashion-mnist")
+
+
+ANY_SLICE = {"split": "clusters", "institution": 0, "institutions": 1, "samples": 1}
+
+
+@cache
+def records(setting, methods):
+    """Return the records by method, a list over seeds."""
+    found = {method: [] for method in methods}
+    for seed in SEEDS:
+        made = build(setting, Choice(seed))
+        world = World.of(made)
+        for method in methods:
+            found[method].append(run_one(lambda: world, made, method, silent))  # noqa: B023
+    return found
+
+
+def mean(items):
+    """Return the mean accuracy of honest institutions, in points."""
+    return 100 * np.mean([summary(record)["accuracy"] for record in items])
+
+
+def by_client(items):
+    """Return each honest institution's accuracy, mean over seeds, in points."""
+    return 100 * np.mean(
+        [[x["test_accuracy"] for x in r["institutions"] if x["honest"]] for r in items], axis=0
+    )
+
+
+def test_market():
+    found = records("fashion_market", ("ipfl", "local", "oracle"))
+    market, local, oracle = (mean(found[name]) for name in ("ipfl", "local", "oracle"))
+    assert market >= local + 5
+    assert market >= oracle - 1.5
+    mine, alone = by_client(found["ipfl"]), by_client(found["local"])
+    sizes = np.array([x["samples"] for x in found["ipfl"][0]["institutions"] if x["honest"]])
+    smallest = sizes == sizes.min()
+    assert mine[smallest].mean() >= alone[smallest].mean() + 10
+    # Individual rationality in accuracy: nobody is worse off for taking part.
+    assert (mine >= alone - 2).all()
+    for record in found["ipfl"]:
+        assert record["bought"]["dishonest"] <= 0.05
+        assert record["bought"]["own_group"] >= 0.9
+        assert all(item["utility"] >= 0 for item in record["institutions"])
+
+
+def test_iid():
+    found = records("fashion_iid", ("ipfl", "fedavg"))
+    assert mean(found["ipfl"]) >= mean(found["fedavg"]) - 1.5
+
+
+@pytest.mark.parametrize("setting", ["fashion_private", "fashion_dirichlet"])
+def test_who_has_nothing_to_gain_loses_nothing(setting):
+    found = records(setting, ("ipfl", "local"))
+    assert mean(found["ipfl"]) >= mean(found["local"]) - 1
+
+
+def test_images_are_standardised_by_their_own_mean_and_deviation():
+    images, _ = FashionMnist(FashionOptions(**ANY_SLICE)).read()
+    pixels = images[:60_000] / np.float32(255)
+    assert pixels.mean(dtype=np.float64) == pytest.approx(MEAN, abs=5e-5)
+    assert pixels.std(dtype=np.float64) == pytest.approx(DEVIATION, abs=5e-5)
