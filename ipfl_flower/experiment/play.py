@@ -17,7 +17,7 @@ from ipfl_flower.experiment.sites import GridSites, alteration, market_handler
 from ipfl_flower.experiment.world import World
 from ipfl_flower.ledger import Ledger, Report
 from ipfl_flower.market import MICRO
-from ipfl_flower.market.gain import Bools
+from ipfl_flower.market.gain import Bools, Floats
 from ipfl_flower.models import ModelBank, Reference
 from ipfl_flower.protocol import array_record
 from ipfl_flower.settings import Settings
@@ -41,11 +41,14 @@ class Round:
         Of what each institution is left with.
     imports : bool (m, m)
         a_ij.
+    distances : float64 (m, m)
+        d_ij of what was trained, as the market measures it; NaN: not tradable.
     books : Books
     """
 
     judged: list[Judgement]
     imports: Bools
+    distances: Floats
     books: Books
 
 
@@ -146,7 +149,7 @@ def play_method(
             judged = [mine[0] for mine in sites.judge([[model] for model in played.models])]
             apart = distances_of(played.trained, reference, folder, settings.distance)
             account = books(world.truth, apart, played.imports, settings.rules())
-            rounds.append(Round(judged, played.imports, account))
+            rounds.append(Round(judged, played.imports, apart, account))
             on_round(number)
     finally:
         reference.close()
@@ -193,6 +196,7 @@ def _read(
             Round(
                 judged=[_left_with(mine, then) for mine, then in zip(before, after, strict=True)],
                 imports=clearing.imports,
+                distances=settlement.distances,
                 books=books(
                     world.truth,
                     settlement.distances,

@@ -3,6 +3,7 @@
 import hashlib
 import platform
 from collections.abc import Mapping
+from dataclasses import asdict
 from importlib.metadata import version
 from math import isfinite
 from typing import Any, Final, TypeAlias
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from ipfl_flower.experiment.methods.base import Judgement
 from ipfl_flower.experiment.play import Play
 from ipfl_flower.experiment.world import World
+from ipfl_flower.market import Terms
 
 Record: TypeAlias = dict[str, Any]
 
@@ -34,7 +36,9 @@ def make_record(world: World, method: str, play: Play, *, local_trainings: int) 
     dict
         ``institutions``: by position, what each is and came to: ``round`` is the round that its
         validation data chose, ``test_accuracy`` what is reported. ``rounds``: by round, lists by
-        institution. Accuracies in [0, 1], money in credits; what is infinite or NaN is None.
+        institution; ``imports`` are positions of sellers, by buyer. ``samples``, ``cost`` and so on
+        are true, ``reported`` is what was said. Accuracies in [0, 1], money in credits; what is
+        infinite or NaN is None.
     """
     setting = world.setting
     best = [_chosen([r.judged[i] for r in play.rounds]) for i in range(len(setting.seats))]
@@ -45,7 +49,8 @@ def make_record(world: World, method: str, play: Play, *, local_trainings: int) 
             "group": seat.group,
             "role": seat.role,
             "honest": bool(world.honest[i]),
-            "samples": world.truth[i].samples,
+            **_terms(world.truth[i]),
+            "reported": _terms(world.terms[i]),
             "round": best[i],
             "validation_accuracy": play.rounds[best[i]].judged[i].validation_accuracy,
             "test_accuracy": play.rounds[best[i]].judged[i].test_accuracy,
@@ -72,6 +77,8 @@ def make_record(world: World, method: str, play: Play, *, local_trainings: int) 
                 "validation_accuracy": [j.validation_accuracy for j in r.judged],
                 "test_accuracy": [j.test_accuracy for j in r.judged],
                 "imports": [np.flatnonzero(row).tolist() for row in r.imports],
+                # By methods without a market they decide nothing.
+                "distances": [_numbers(row) for row in r.distances] if play.ledger else None,
                 "gains": _numbers(r.books.gains),
                 "utilities": _numbers(r.books.utilities),
                 "welfare": _number(r.books.welfare),
@@ -137,6 +144,13 @@ def _bought(world: World, play: Play) -> dict[str, float | None]:
         "volume": total,
         "own_group": float(bought[np.array(own)].sum()) / total if total and grouped else None,
         "dishonest": float(bought[:, ~world.honest].sum()) / total if total else None,
+    }
+
+
+def _terms(terms: Terms) -> dict[str, float | None]:
+    """Return terms as JSON values; None is infinite."""
+    return {name: _number(value) for name, value in asdict(terms).items()} | {
+        "samples": terms.samples
     }
 
 

@@ -57,6 +57,10 @@ class RandomLabels(Task):
         deal = torch.Generator().manual_seed(self.seed * 1_000_003 + self.institution)
         return LocalData(*(_dealt(part, deal) for part in (data.train, data.validation, data.test)))
 
+    def source(self) -> str:
+        """Say what the task says."""
+        return self.task.source()
+
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Return the task's loss."""
         return self.task.loss(outputs, labels)

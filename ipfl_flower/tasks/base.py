@@ -1,7 +1,7 @@
 """What a task is: a seeded model, one institution's data, a loss and an accuracy."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -57,9 +57,13 @@ class Task(ABC):
         Seed of the split, and with ``institution`` and the round of the training batches.
     institution
         Number of the slice.
+    any_slice
+        Options that a slice needs and a model doesn't depend on: with them θ⁰ is built where there
+        is no institution.
     """
 
     name: ClassVar[str]
+    any_slice: ClassVar[Mapping[str, Any]] = {}
     seed: int
     institution: int
 
@@ -114,6 +118,16 @@ class Task(ABC):
         TaskError
             The slice holds fewer samples than the options ask for.
         """
+
+    def source(self) -> str:
+        """Say in a few words which data :meth:`data` reads, for reports.
+
+        Raises
+        ------
+        TaskDataError
+            The data is missing.
+        """
+        return self.name
 
     @abstractmethod
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:

@@ -26,6 +26,10 @@ class Digits(ImageTask):
         """Build the MLP; see :meth:`Task.build_model`."""
         return mlp(64, 64, CLASSES, seed=seed)
 
+    def source(self) -> str:
+        """Say whose digits they are; see :meth:`Task.source`."""
+        return "scikit-learn's hand-written digits"
+
     def read(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """Read the file in scikit-learn's package folder."""
         return read_digits(digits_file())

@@ -13,12 +13,13 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import field_validator
 from torch import Tensor, nn
 
 from ipfl_flower.tasks.base import seeded
 from ipfl_flower.tasks.errors import TaskDataError
+from ipfl_flower.tasks.files import AbsolutePath
 from ipfl_flower.tasks.images import CLASSES, ImageTask, SliceOptions, mlp
+from ipfl_flower.tasks.networks import lenet
 
 DEBIAN_FOLDER = "/usr/share/datasets/fashion-mnist"
 _HOW_TO_GET = (
@@ -33,21 +34,13 @@ class FashionOptions(SliceOptions):
     Attributes
     ----------
     model
-        "mlp": 196-64-10 at 14×14 pixels; "cnn": two convolutions at 28×28.
+        "mlp": 196-64-10 at 14×14; at 28×28 "cnn": two convolutions, "lenet": the paper's CNN.
     data_dir
         Absolute path of the folder that holds the four ``*-ubyte.gz`` files.
     """
 
-    model: Literal["mlp", "cnn"] = "mlp"
-    data_dir: str = DEBIAN_FOLDER
-
-    @field_validator("data_dir")
-    @classmethod
-    def _absolute(cls, value: str) -> str:
-        # A Flower daemon's working directory is its own: a relative path would be read from there.
-        if not Path(value).is_absolute():
-            raise ValueError(f"must be an absolute path, is {value!r}")
-        return value
+    model: Literal["mlp", "cnn", "lenet"] = "mlp"
+    data_dir: AbsolutePath = DEBIAN_FOLDER
 
 
 class FashionMnist(ImageTask):
@@ -62,8 +55,14 @@ class FashionMnist(ImageTask):
         self.folder = Path(options.data_dir)
 
     def build_model(self, seed: int) -> nn.Module:
-        """Build the MLP or the CNN; see :meth:`Task.build_model`."""
+        """Build the MLP or a CNN; see :meth:`Task.build_model`."""
+        if self.model == "lenet":
+            return lenet(1, 28, CLASSES, seed=seed)
         return mlp(196, 64, CLASSES, seed=seed) if self.model == "mlp" else small_cnn(seed)
+
+    def source(self) -> str:
+        """Say that it is the whole of it; see :meth:`Task.source`."""
+        return "Fashion-MNIST"
 
     def read(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """Read all 70,000 images and labels."""
@@ -81,7 +80,7 @@ class FashionMnist(ImageTask):
     def inputs(self, images: NDArray[np.uint8]) -> Tensor:
         """Scale pixels to [0, 1]: (n, 196), 2×2 pixels averaged, or (n, 1, 28, 28)."""
         pixels = torch.from_numpy(images.astype(np.float32) / 255).unsqueeze(1)
-        return pixels if self.model == "cnn" else nn.functional.avg_pool2d(pixels, 2).flatten(1)
+        return nn.functional.avg_pool2d(pixels, 2).flatten(1) if self.model == "mlp" else pixels
 
 
 def small_cnn(seed: int) -> nn.Module:

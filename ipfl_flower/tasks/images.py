@@ -6,18 +6,20 @@ others choose.
 """
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from ipfl_flower.tasks import splits
 from ipfl_flower.tasks.base import LocalData, Split, Task, seeded
 from ipfl_flower.tasks.errors import TaskError
+from ipfl_flower.tasks.slices import ANY_PART, PartOptions
 
 CLASSES = 10
 
@@ -29,7 +31,7 @@ _OPTIONS_OF = {
 }
 
 
-class SliceOptions(BaseModel):
+class SliceOptions(PartOptions):
     """Which samples of a data set an institution holds: the ``[task]`` table without its name.
 
     Attributes
@@ -37,56 +39,53 @@ class SliceOptions(BaseModel):
     split
         "clusters": parts are alike, but groups of institutions see the data differently;
         "dirichlet": each class shared out by Dirichlet proportions; "skew": a few classes each.
-    institution, institutions
-        Number of this slice, and how many there are.
     groups
         Of "clusters": institution i belongs to hidden group i % groups. 1 is an even split.
     cluster_by
-        Of "clusters": groups differ by what they call the classes, or by quarter turns.
+        Of "clusters": groups differ by what they call the classes, by quarter turns, or by their
+        share of each class, drawn from a Dirichlet distribution.
     beta
-        Of "dirichlet": concentration.
+        Concentration of "dirichlet", or of "clusters" by it.
     classes
         Of "skew": classes of each institution.
-    samples, validation, test
-        Sizes of the three parts. Of ``samples`` and ``test`` one can be left out: it takes the
-        rest of the slice.
-    seed
-        Seed of the split; the same for all institutions, or their slices overlap.
+    total
+        Samples of the whole set that are shared out, drawn at random; default: all of them.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
     split: Literal["clusters", "dirichlet", "skew"]
-    institution: int = Field(ge=0)
-    institutions: int = Field(ge=1)
     groups: int = Field(default=1, ge=1)
-    cluster_by: Literal["permutation", "rotation"] = "permutation"
+    cluster_by: Literal["permutation", "rotation", "dirichlet"] = "permutation"
     beta: float = Field(default=0.5, gt=0, allow_inf_nan=False)
-    classes: int = Field(default=2, ge=1, le=CLASSES)
-    samples: int | None = Field(default=None, ge=1)
-    validation: int = Field(default=40, ge=1)
-    test: int | None = Field(default=None, ge=1)
-    seed: int = Field(default=0, ge=0)
+    classes: int = Field(default=2, ge=1)
+    total: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
     def _consistent(self) -> "SliceOptions":
-        if self.institution >= self.institutions:
-            raise ValueError(
-                f"institution must be < institutions = {self.institutions}, is {self.institution}"
-            )
-        if self.samples is None and self.test is None:
-            raise ValueError("give samples or test: only one of them can take the rest")
         if self.cluster_by == "rotation" and self.groups > 4:
             raise ValueError(f"groups must be ≤ 4 by rotation, is {self.groups}")
         for split, names in _OPTIONS_OF.items():
             strays = sorted(names & self.model_fields_set)
+            if self.split == "clusters" and self.cluster_by == "dirichlet":
+                strays = [name for name in strays if name != "beta"]
             if split != self.split and strays:
                 raise ValueError(f'{strays[0]} is for split = "{split}" alone: remove it')
         return self
 
 
-class ImageTask(Task):
-    """A slice of a set of grey images with ten classes.
+class Classifier(Task):
+    """A task whose model answers with a logit for each class."""
+
+    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean cross-entropy of logits (n, classes)."""
+        return nn.functional.cross_entropy(outputs, labels)
+
+    def accuracy(self, outputs: Tensor, labels: Tensor) -> float:
+        """Return the share of samples whose largest logit is the label's."""
+        return int((outputs.argmax(dim=1) == labels).sum()) / len(labels)
+
+
+class ImageTask(Classifier):
+    """A slice of a set of labelled images.
 
     Parameters
     ----------
@@ -97,9 +96,13 @@ class ImageTask(Task):
     ----------
     options_type
         What the ``[task]`` table is checked by.
+    class_count
+        Number of classes; labels are 0 … class_count - 1.
     """
 
     options_type: ClassVar[type[SliceOptions]] = SliceOptions
+    class_count: ClassVar[int] = CLASSES
+    any_slice: ClassVar[Mapping[str, Any]] = {**ANY_PART, "split": "clusters"}
 
     def __init__(self, options: SliceOptions) -> None:
         self.options = options
@@ -113,11 +116,11 @@ class ImageTask(Task):
 
     @abstractmethod
     def read(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """Read the whole set: images (n, height, width) and labels (n,)."""
+        """Read the whole set: images (n, height, width) or (n, height, width, 3), labels (n,)."""
 
     @abstractmethod
     def inputs(self, images: NDArray[np.uint8]) -> Tensor:
-        """Turn images (n, height, width) into what the model takes."""
+        """Turn images, as :meth:`read` gives them, into what the model takes."""
 
     def data(self) -> LocalData:
         """Read this institution's slice; see :meth:`Task.data`."""
@@ -126,52 +129,66 @@ class ImageTask(Task):
     @cached_property
     def _data(self) -> LocalData:
         images, labels = self.read()
-        chosen = self._choose(labels)
+        share = self.shares(labels)[self.options.institution]
         group = self.options.institution % self.options.groups
         parts = []
-        for part in chosen:
+        for part in self.options.cut(share, self.name):
             part_images, part_labels = images[part], labels[part]
-            if self.options.split == "clusters" and self.options.cluster_by == "rotation":
+            if self.options.cluster_by == "rotation":
                 part_images = splits.quarter_turns(part_images, group)
-            elif self.options.split == "clusters":
+            elif self.options.cluster_by == "permutation":
                 rng = np.random.default_rng([self.seed, 1])
-                names = splits.label_permutations(self.options.groups, CLASSES, rng)
+                names = splits.label_permutations(self.options.groups, self.class_count, rng)
                 part_labels = names[group][part_labels]
             parts.append(Split(self.inputs(part_images), torch.from_numpy(part_labels)))
         return LocalData(*parts)
 
-    def _choose(self, labels: NDArray[np.int64]) -> list[splits.Indices]:
-        """Return the sample numbers of this institution's train, validation and test data."""
+    def shares(self, labels: NDArray[np.int64]) -> list[splits.Indices]:
+        """Cut the whole set, whose labels are (n,), into the samples of each institution."""
         options = self.options
         rng = np.random.default_rng([self.seed, 0])
-        if options.split == "clusters":
-            shares = splits.even(len(labels), options.institutions, rng)
-        elif options.split == "dirichlet":
-            shares = splits.dirichlet(labels, options.institutions, options.beta, rng)
-        else:
-            shares = splits.skew(labels, options.institutions, options.classes, rng)
-        share = np.random.default_rng([self.seed, 2, options.institution]).permutation(
-            shares[options.institution]
-        )
-        # The options leave at most one of the two out: it takes the rest, which may be none.
-        train = options.samples or len(share) - options.validation - (options.test or 0)
-        test = options.test or len(share) - options.validation - train
-        ends = np.cumsum([train, options.validation, test])
-        if min(train, test) < 1 or ends[-1] > len(share):
-            raise TaskError(
-                f"task {self.name}: institution {options.institution}'s slice holds {len(share)} "
-                f"samples, too few for samples {options.samples or 'rest'} + validation "
-                f"{options.validation} + test {options.test or 'rest'}: lower them or institutions"
+        used = np.arange(len(labels))
+        if options.total is not None:
+            if options.total > len(labels):
+                raise TaskError(
+                    f"task {self.name}: total must be ≤ {len(labels)}, the samples of its data, "
+                    f"is {options.total}"
+                )
+            used = np.sort(np.random.default_rng([self.seed, 3]).permutation(used)[: options.total])
+        return [used[share] for share in self.split(used, labels[used], rng)]
+
+    def split(
+        self,
+        used: splits.Indices,  # noqa: ARG002  # for tasks that know more of a sample than its class
+        labels: NDArray[np.int64],
+        rng: np.random.Generator,
+    ) -> list[splits.Indices]:
+        """Share the used samples out.
+
+        Parameters
+        ----------
+        used
+            Their numbers in the whole set, shape (n,).
+        labels
+            Their classes, shape (n,).
+        rng
+            Source of all randomness.
+
+        Returns
+        -------
+        list of int64 arrays
+            For each institution the positions of its samples in ``used``.
+        """
+        options = self.options
+        if options.split == "dirichlet":
+            return splits.dirichlet(labels, options.institutions, options.beta, rng)
+        if options.split == "skew":
+            return splits.skew(labels, options.institutions, options.classes, rng)
+        if options.cluster_by == "dirichlet":
+            return splits.dirichlet_groups(
+                labels, options.institutions, options.groups, options.beta, rng
             )
-        return np.split(share, ends)[:3]
-
-    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """Return the mean cross-entropy of logits (n, classes)."""
-        return nn.functional.cross_entropy(outputs, labels)
-
-    def accuracy(self, outputs: Tensor, labels: Tensor) -> float:
-        """Return the share of samples whose largest logit is the label's."""
-        return int((outputs.argmax(dim=1) == labels).sum()) / len(labels)
+        return splits.even(len(labels), options.institutions, rng)
 
 
 def mlp(inputs: int, hidden: int, classes: int, *, seed: int) -> nn.Module:

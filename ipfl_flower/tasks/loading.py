@@ -7,11 +7,17 @@ from typing import Any
 from pydantic import ValidationError
 
 from ipfl_flower.tasks.base import Task
+from ipfl_flower.tasks.cifar10 import Cifar10
 from ipfl_flower.tasks.digits import Digits
 from ipfl_flower.tasks.errors import TaskError, one_line
 from ipfl_flower.tasks.fashion_mnist import FashionMnist
+from ipfl_flower.tasks.femnist import Femnist
+from ipfl_flower.tasks.pacs import Pacs
+from ipfl_flower.tasks.shakespeare import Shakespeare
 
-TASKS: dict[str, type[Task]] = {kind.name: kind for kind in (Digits, FashionMnist)}
+TASKS: dict[str, type[Task]] = {
+    kind.name: kind for kind in (Cifar10, Digits, FashionMnist, Femnist, Pacs, Shakespeare)
+}
 
 
 def load_task(name: str, **options: Any) -> Task:

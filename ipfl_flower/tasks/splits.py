@@ -68,6 +68,48 @@ def dirichlet(
     )
 
 
+def dirichlet_groups(
+    labels: NDArray[np.int64], parts: int, groups: int, beta: float, rng: np.random.Generator
+) -> list[Indices]:
+    """Share out each class over groups as :func:`dirichlet` does, and evenly within a group.
+
+    Parameters
+    ----------
+    labels
+        Class of each sample, shape (n,).
+    parts, groups
+        Number of parts, and of groups: part i is of group i % groups.
+    beta
+        Concentration over the groups.
+    rng
+        Source of all randomness.
+
+    Returns
+    -------
+    list of int64 arrays
+        Sorted sample numbers of each part; together each of 0 … n-1 exactly once.
+
+    Raises
+    ------
+    TaskError
+        There are more groups than parts, or no draw gave every part at least 10 samples.
+    """
+    if groups > parts:
+        raise TaskError(f"groups must be ≤ {parts}, the institutions, is {groups}")
+    members = [range(group, parts, groups) for group in range(groups)]
+    for _ in range(_DRAWS_MAX):
+        shares: dict[int, Indices] = {}
+        for group, share in zip(members, dirichlet(labels, groups, beta, rng), strict=True):
+            pieces = even(len(share), len(group), rng)
+            shares |= {part: share[piece] for part, piece in zip(group, pieces, strict=True)}
+        if min(map(len, shares.values())) >= SMALLEST_PART:
+            return [shares[part] for part in range(parts)]
+    raise TaskError(
+        f"{len(labels)} samples can't be split over {parts} institutions in {groups} groups by "
+        f"Dirichlet({beta:g}) with {SMALLEST_PART} or more each: raise beta or lower institutions"
+    )
+
+
 def skew(
     labels: NDArray[np.int64], parts: int, classes: int, rng: np.random.Generator
 ) -> list[Indices]:

@@ -14,17 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ipfl_flower.tasks import TaskError, find_task, load_task
-from ipfl_flower.tasks.images import ImageTask
 from ipfl_flower.trainer.arrays import Arrays, to_arrays, write_arrays
 from ipfl_flower.trainer.parts import Parts
-
-# What an image task wants to know of a slice, and a model doesn't depend on.
-_ANY_SLICE: dict[str, Any] = {
-    "split": "clusters",
-    "institution": 0,
-    "institutions": 1,
-    "samples": 1,
-}
 
 
 def initial_model(task: Mapping[str, Any], seed: int) -> Arrays:
@@ -33,8 +24,8 @@ def initial_model(task: Mapping[str, Any], seed: int) -> Arrays:
     Parameters
     ----------
     task
-        A ``[task]`` table; of an image task no more than its ``name``, and ``model`` where there
-        is a choice.
+        A ``[task]`` table; of a built-in task no more than its ``name``, and what its model depends
+        on.
     seed
         The same seed gives the same model everywhere.
 
@@ -43,8 +34,8 @@ def initial_model(task: Mapping[str, Any], seed: int) -> Arrays:
     TaskError
         No task has this name, an option is wrong, or what it shares can't be.
     """
-    options = _ANY_SLICE if issubclass(find_task(task["name"]), ImageTask) else {}
-    loaded = load_task(**(options | dict(task)))
+    options = {**find_task(task["name"]).any_slice, **task}
+    loaded = load_task(**options)
     return to_arrays(Parts(loaded, loaded.build_model(seed)).shared)
 
 

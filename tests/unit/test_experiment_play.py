@@ -99,6 +99,8 @@ def test_the_market_is_read_as_its_ledger_and_its_trainers_have_it(tmp_path, pre
         assert institution["validation_accuracy"] == best[i]["best_validation_accuracy"]
         assert institution["round"] == best[i]["best_round"]
         assert institution["net"] == pytest.approx(balances[i], abs=1e-5)
+    for settlement, kept in zip(settled, record["rounds"], strict=True):
+        np.testing.assert_allclose(kept["distances"], settlement.distances, rtol=1e-5)
     assert sum(item["net"] for item in record["institutions"]) == pytest.approx(0, abs=1e-4)
 
 
@@ -154,6 +156,9 @@ def test_utilities_are_those_of_the_truth_not_of_what_was_said(tmp_path):
             saved = np.array([0.5 * 0.05 * sales[0], 0, 0, 0])
             np.testing.assert_allclose(played.books.utilities, clearing.utilities + saved)
     assert sum(played.imports[:, 0].sum() for played in play.rounds) > 0
+    seat = make_record(world, "ipfl", play, local_trainings=1)["institutions"][0]
+    assert (seat["cost"], seat["reported"]["cost"]) == (0.05, pytest.approx(0.075))
+    assert seat["budget"] is None
 
 
 def test_the_oracle_averages_inside_the_groups(tmp_path):

@@ -139,7 +139,9 @@ def test_loss_and_accuracy_of_known_outputs():
 
 
 def test_an_unknown_task_is_answered_with_those_there_are():
-    with pytest.raises(TaskError, match="'digit' is not known: choose from digits, fashion_mnist"):
+    with pytest.raises(
+        TaskError, match="'digit' is not known: choose from cifar10, digits, fashion_mnist"
+    ):
         load_task("digit", **OPTIONS)
 
 

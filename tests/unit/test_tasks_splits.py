@@ -103,3 +103,19 @@ def test_quarter_turns_rotate_each_image():
     turned = splits.quarter_turns(images, 1)
     np.testing.assert_array_equal(turned, [np.rot90(image) for image in images])
     np.testing.assert_array_equal(splits.quarter_turns(images, 4), images)
+
+
+def test_groups_by_dirichlet_hold_every_sample_once_and_are_alike_inside():
+    parts = splits.dirichlet_groups(LABELS, 9, 3, 0.1, rng(1))
+    assert sorted(np.concatenate(parts)) == list(range(1000))
+    shares = np.stack([np.bincount(LABELS[part], minlength=10) / len(part) for part in parts])
+    within = max(np.abs(shares[i] - shares[i + 3]).max() for i in range(6))
+    across = min(np.abs(shares[i] - shares[(i + 1) % 3]).max() for i in range(3))
+    assert within < 0.15 < across
+
+
+def test_groups_by_dirichlet_need_an_institution_each():
+    with pytest.raises(TaskError, match="groups must be ≤ 2, the institutions, is 3"):
+        splits.dirichlet_groups(LABELS, 2, 3, 0.1, rng())
+    with pytest.raises(TaskError, match="can't be split over 150 institutions in 3 groups"):
+        splits.dirichlet_groups(LABELS, 150, 3, 0.1, rng())

@@ -20,5 +20,5 @@ def rounds(choice: Choice) -> int:
 def task(choice: Choice, **options: Any) -> dict[str, Any]:
     """Return a ``[task]`` table with `options`."""
     folder = {} if choice.data_dir is None else {"data_dir": str(choice.data_dir)}
-    sizes = {"validation": VALIDATION, "seed": choice.seed}
-    return {"name": TASK, **folder, **sizes, **options}
+    validation = {} if options.get("proportional") else {"validation": VALIDATION}
+    return {"name": TASK, "seed": choice.seed, **folder, **validation, **options}

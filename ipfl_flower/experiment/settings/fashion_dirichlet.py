@@ -4,10 +4,13 @@ from ipfl_flower.experiment.definition import Choice, Seat, Setting
 from ipfl_flower.experiment.settings.fashion import DATA, SGD, rounds, task
 
 INSTITUTIONS = 10
+TOTAL = 7000
+# Slices are of very different sizes: with this, training data is some 200 samples in the mean.
+SAMPLES_MAX = 250
 
 
 def fashion_dirichlet(choice: Choice) -> Setting:
-    """Ten institutions by Dirichlet(0.1), 200 samples each."""
+    """Ten institutions by Dirichlet(0.1), some 200 samples each."""
     seats = tuple(
         Seat(
             name=f"skewed-{i:02d}",
@@ -17,7 +20,9 @@ def fashion_dirichlet(choice: Choice) -> Setting:
                 institutions=INSTITUTIONS,
                 split="dirichlet",
                 beta=0.1,
-                samples=200,
+                total=TOTAL,
+                samples=SAMPLES_MAX,
+                proportional=True,
             ),
             group=None,
         )
@@ -25,7 +30,7 @@ def fashion_dirichlet(choice: Choice) -> Setting:
     )
     return Setting(
         name="fashion_dirichlet",
-        title="Fashion-MNIST, Dirichlet(0.1), 10 × 200 samples",
+        title="Fashion-MNIST, Dirichlet(0.1), 10 × some 200 samples",
         seats=seats,
         sgd=SGD,
         rounds=rounds(choice),
