@@ -111,10 +111,13 @@ def run_demo(options: DemoOptions, path: Path, json_file: Path | None, console: 
                 baselines=baselines,
                 transport=fleet.transport,
             )
+        # Beside the ledger, where `ipfl report` looks for baselines.
+        written = json.dumps(result, indent=2) + "\n"
+        (folder / "result.json").write_text(written, encoding="utf-8")
         print_result(result, console)
         console.print(f"look at it with: ipfl ledger show {folder / 'ledger.db'}", soft_wrap=True)
         if json_file is not None:
-            json_file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+            json_file.write_text(written, encoding="utf-8")
 
 
 def _run_market(

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from ipfl_flower.charts.png import PngError
 from ipfl_flower.cli.admit import admit, expel
 from ipfl_flower.cli.allow import allow
 from ipfl_flower.cli.bundle_command import bundle
@@ -26,6 +27,7 @@ from ipfl_flower.cli.market import market_app
 from ipfl_flower.cli.metrics import metrics
 from ipfl_flower.cli.processes import LaunchError
 from ipfl_flower.cli.receipts import receipts_app
+from ipfl_flower.cli.report import report
 from ipfl_flower.cli.run import run_market
 from ipfl_flower.cli.status import status
 from ipfl_flower.cli.superlink import superlink
@@ -34,6 +36,7 @@ from ipfl_flower.cli.trainer import trainer
 from ipfl_flower.console.access import ConsoleError
 from ipfl_flower.ledger import LedgerError
 from ipfl_flower.receipts import ReceiptError
+from ipfl_flower.report import ReportError
 from ipfl_flower.settings import SettingsError
 
 cli = typer.Typer(
@@ -53,6 +56,7 @@ cli.command()(status)
 cli.command()(bundle)
 cli.command()(metrics)
 cli.command()(experiment)
+cli.command()(report)
 for command in (join_request, admit, join, expel, allow, superlink, supernode):
     cli.command()(command)
 
@@ -126,7 +130,9 @@ def app() -> None:
         KitError,
         LaunchError,
         LedgerError,
+        PngError,
         ReceiptError,
+        ReportError,
         SettingsError,
         OSError,
     ) as error:
