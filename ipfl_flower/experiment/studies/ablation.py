@@ -96,7 +96,13 @@ def _sweep(
             for choice in bench.choices()
         ]
         points.append({"value": value, **_figures(records)})
-    return {"method": method, "preset": preset, "economics": economics, "key": key, "points": points}
+    return {
+        "method": method,
+        "preset": preset,
+        "economics": economics,
+        "key": key,
+        "points": points,
+    }
 
 
 def _with(setting: Setting, preset: str, key: str, value: float) -> Setting:
@@ -168,9 +174,11 @@ def _said(sweep: Mapping[str, Any]) -> list[str]:
         else f"no degradation up to {symbol} = {points[-1]['value']:g}"
     )
     return [
-        f"{_title(sweep)}: validation data would choose {symbol} = {chosen['value']:g} "
-        f"({percent(mean(chosen['accuracy']))} % test accuracy); the best on test data is "
-        f"{symbol} = {best:g} ({percent(accuracy)} %); {end}."
+        (
+            f"{_title(sweep)}: validation data would choose {symbol} = {chosen['value']:g} "
+            f"({percent(mean(chosen['accuracy']))} % test accuracy); the best on test data is "
+            f"{symbol} = {best:g} ({percent(accuracy)} %); {end}."
+        )
     ]
 
 
@@ -210,5 +218,3 @@ def _line(sweep: Mapping[str, Any], what: str) -> Line:
         [scale * ((m or 0.0) + (w or 0.0)) for m, w in pairs] if known else (),
         strong=sweep["economics"] == "cheap",
     )
-
-

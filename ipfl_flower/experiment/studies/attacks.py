@@ -139,9 +139,7 @@ def _row(one: Mapping[str, Any]) -> list[str]:
 def _said(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
     lines = []
     for market in MARKETS:
-        mine = [
-            one for one in found.values() if one["method"] == market and one["attack"] != NONE
-        ]
+        mine = [one for one in found.values() if one["method"] == market and one["attack"] != NONE]
         worst = max(mine, key=lambda one: mean(one["lost"]) or 0.0)
         lost = mean(worst["lost"]) or 0.0
         held = "holds" if lost <= TOLERANCE else "FAILS"
@@ -175,9 +173,7 @@ def _chart(found: Mapping[str, Mapping[str, Any]], economics: str) -> Bars:
             attack: {
                 one["method"]: (
                     100 * (mean(one["accuracy"]) or 0.0),
-                    None
-                    if (wide := deviation(one["accuracy"])) is None
-                    else 100 * wide,
+                    None if (wide := deviation(one["accuracy"])) is None else 100 * wide,
                 )
                 for one in mine
                 if one["attack"] == attack

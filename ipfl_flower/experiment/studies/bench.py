@@ -1,7 +1,8 @@
 """What a study plays on: settings and methods, taken from the cache where they were played before."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+import os
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -9,11 +10,9 @@ from typing import Any, Literal
 
 from ipfl_flower.experiment.cache import Cache, Damage, code_digest, key_of
 from ipfl_flower.experiment.definition import Choice, Setting
-from ipfl_flower.experiment.play import PRESETS, market_settings, play_market
 from ipfl_flower.experiment.record import Record, versions
-from ipfl_flower.experiment.runner import Told, run_one
-from ipfl_flower.experiment.world import World, run_folder
-from ipfl_flower.ledger import Ledger
+from ipfl_flower.experiment.runner import Plan, Told, run, run_one
+from ipfl_flower.experiment.world import World
 
 
 @dataclass
@@ -37,6 +36,12 @@ class Bench:
     device: Literal["cpu", "cuda"] = "cpu"
     told: Told = field(default_factory=Told)
     _world: World | None = None
+    _cpu_seconds: dict[Hashable, float] = field(default_factory=dict)
+
+    @property
+    def cpu_seconds(self) -> float:
+        """What everything that was asked for took to play, whenever that was."""
+        return sum(self._cpu_seconds.values())
 
     def choices(self) -> Iterator[Choice]:
         """Yield what settings are made from, a seed each."""
@@ -53,27 +58,17 @@ class Bench:
         """
         return self._kept(
             key_of(setting, method, self.device),
-            lambda: run_one(
-                lambda: self.world(setting), setting, method, self.told.on_round
-            ),
+            lambda: run_one(lambda: self.world(setting), setting, method, self.told.on_round),
             lambda there: self.told.begins(setting, method, there),
         )
 
-    def distances(self, setting: Setting, method: str = "ipfl") -> list[list[list[float | None]]]:
-        """Return d_ij as the ledger of a market on a setting has them, by round.
-
-        Raises
-        ------
-        ExperimentError
-            The market failed.
-        """
-        key = key_of(setting, f"{method}-distances", self.device)
-        found: list[list[list[float | None]]] = self._kept(
-            key,
-            lambda: {"distances": self._read_distances(setting, method)},
-            lambda there: self.told.begins(setting, method, there),
-        )["distances"]
-        return found
+    def run(self, plan: Plan) -> Iterator[Record]:
+        """Run a plan; see `runner.run`."""
+        for record in run(plan, self.cache, self.told):
+            self._cpu_seconds[record["setting"], record["method"], record["seed"]] = float(
+                record["cpu_seconds"]
+            )
+            yield record
 
     def figures(self, name: str, inputs: Mapping[str, Any], make: Callable[[], Any]) -> Any:
         """Return figures that are made without training, or take them from the cache.
@@ -93,7 +88,13 @@ class Bench:
             "code": [code_digest(), studies_digest()],
             "versions": versions(),
         }
-        return self._kept(key, lambda: {"figures": make()}, lambda _: None)["figures"]
+
+        def made() -> Record:
+            began = _cpu_seconds()
+            figures = make()
+            return {"figures": figures, "cpu_seconds": round(_cpu_seconds() - began, 3)}
+
+        return self._kept(key, made, lambda _: None)["figures"]
 
     def world(self, setting: Setting) -> World:
         """Return a setting's institutions; the last ones are kept."""
@@ -115,19 +116,14 @@ class Bench:
         if found is None:
             found = make()
             self.cache.keep(key, found)
+        self._cpu_seconds[self.cache.path(key)] = float(found["cpu_seconds"])
         return found
 
-    def _read_distances(self, setting: Setting, method: str) -> list[list[list[float | None]]]:
-        world, preset = self.world(setting), PRESETS[method]
-        with run_folder() as name:
-            folder = Path(name)
-            play_market(world, preset, folder, self.told.on_round)
-            with Ledger.open(market_settings(world, preset, folder).ledger) as ledger:
-                settled = [ledger.settlement(number).distances for number in range(setting.rounds)]
-        return [
-            [[float(d) if d == d else None for d in row] for row in apart]  # noqa: PLR0124 - NaN
-            for apart in settled
-        ]
+
+def _cpu_seconds() -> float:
+    """Return what this process and those that it started and that ended have taken."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 @cache

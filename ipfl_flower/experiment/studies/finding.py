@@ -105,12 +105,16 @@ def percent(value: Number, digits: int = 1) -> str:
 def figure(value: Number, digits: int = 2) -> str:
     """Say a number; "–" where there is none."""
     # Adding zero takes the sign off a zero.
-    return "–" if value is None or not isfinite(value) else f"{round(value, digits) + 0.0:.{digits}f}"
+    return (
+        "–" if value is None or not isfinite(value) else f"{round(value, digits) + 0.0:.{digits}f}"
+    )
 
 
 def signed(value: Number, digits: int = 2) -> str:
     """Say a difference with its sign; "–" where there is none."""
-    return "–" if value is None or not isfinite(value) else f"{round(value, digits) + 0.0:+.{digits}f}"
+    return (
+        "–" if value is None or not isfinite(value) else f"{round(value, digits) + 0.0:+.{digits}f}"
+    )
 
 
 def mean(values: Iterable[Number]) -> Number:

@@ -61,10 +61,14 @@ def gates(bench: Bench) -> Finding:
     }
     judged = {
         market: [
-            *market_gates(played[MARKET][market], played[MARKET]["local"], played[MARKET]["oracle"]),
+            *market_gates(
+                played[MARKET][market], played[MARKET]["local"], played[MARKET]["oracle"]
+            ),
             _beside(IID, "mean accuracy ≥ FedAvg − 1.5", played[IID], market, "fedavg", 0.015),
             _beside(PRIVATE, "mean accuracy ≥ local − 1", played[PRIVATE], market, "local", 0.01),
-            _beside(DIRICHLET, "mean accuracy ≥ local − 1", played[DIRICHLET], market, "local", 0.01),
+            _beside(
+                DIRICHLET, "mean accuracy ≥ local − 1", played[DIRICHLET], market, "local", 0.01
+            ),
         ]
         for market in (OURS, "ipfl-paper")
     }
@@ -113,9 +117,7 @@ def market_gates(
     """Return the gates of the market setting: means over seeds, institution by institution."""
     mine, alone = by_institution(ours), by_institution(local)
     smallest = min(item["samples"] for item in ours[0]["institutions"] if item["honest"])
-    small = [
-        k for k, item in enumerate(_honest(ours[0])) if item["samples"] == smallest
-    ]
+    small = [k for k, item in enumerate(_honest(ours[0])) if item["samples"] == smallest]
     worst = min(a - b for a, b in zip(mine, alone, strict=True))
     return [
         Gate(MARKET, "clean mean ≥ local + 5", _accuracy(local) + 0.05, _accuracy(ours)),

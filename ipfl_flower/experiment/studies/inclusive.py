@@ -74,9 +74,7 @@ def inclusive(
                     "role": role,
                     **_figures(records, alone, role),
                 }
-            curves[f"{economics} {market}"] = {
-                role: _cumulated(records, role) for role in ROLES
-            }
+            curves[f"{economics} {market}"] = {role: _cumulated(records, role) for role in ROLES}
     return Finding(
         name="inclusive",
         title="An inclusive market (Figure 5)",
@@ -104,9 +102,7 @@ def inclusive(
                 "credits. The attacker's accuracy is what it has itself.",
             ),
         ),
-        charts=tuple(
-            _chart(curves[f"{economics} ipfl"], economics) for economics in economies
-        ),
+        charts=tuple(_chart(curves[f"{economics} ipfl"], economics) for economics in economies),
         data={"roles": list(found.values())},
     )
 
@@ -116,13 +112,17 @@ def _of(record: Record, role: str) -> list[int]:
 
 
 def _figures(records: Sequence[Record], alone: Sequence[Record], role: str) -> dict[str, Any]:
-    found: dict[str, list[Any]] = {"accuracy": [], "over": [], "worst": [], "utility": [], "net": []}
+    found: dict[str, list[Any]] = {
+        "accuracy": [],
+        "over": [],
+        "worst": [],
+        "utility": [],
+        "net": [],
+    }
     for record, local in zip(records, alone, strict=True):
         mine = [record["institutions"][i] for i in _of(record, role)]
         theirs = [local["institutions"][i] for i in _of(record, role)]
-        over = [
-            a["test_accuracy"] - b["test_accuracy"] for a, b in zip(mine, theirs, strict=True)
-        ]
+        over = [a["test_accuracy"] - b["test_accuracy"] for a, b in zip(mine, theirs, strict=True)]
         found["accuracy"].append(mean(item["test_accuracy"] for item in mine))
         found["over"].append(mean(over))
         found["worst"].append(min(over))
@@ -161,9 +161,7 @@ def _said(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
     lines = []
     for market in MARKETS:
         mine = [one for one in found.values() if one["market"] == market]
-        earns = [
-            one for one in mine if one["role"] == "attacker" and (mean(one["net"]) or 0.0) < 0
-        ]
+        earns = [one for one in mine if one["role"] == "attacker" and (mean(one["net"]) or 0.0) < 0]
         lines.append(
             f"`{market}`: the attacker earns more than it pays in {len(earns)} of "
             f"{sum(one['role'] == 'attacker' for one in mine)} cases."

@@ -180,12 +180,16 @@ def _said(institutions: Sequence[int], measured: Sequence[Mapping[str, Any]]) ->
     slowest = max(_slowest(last, preset) for preset in ("paper", "recommended"))
     fallbacks = sum(one["fallbacks"] for took in measured for one in took["clearings"])
     return [
-        f"From {institutions[0]:,} to {institutions[-1]:,} institutions the traffic of a round "
-        "grows with their number, not with its square: everyone sends one model and gets at most "
-        "one centre.",
-        f"{institutions[-1]:,} institutions are cleared in {figure(slowest)} s or less, at a peak "
-        f"of {figure(last['memory_peak'] / 2**20, 0)} MiB (with {institutions[0]:,}: "
-        f"{figure(first['memory_peak'] / 2**20, 0)}).",
+        (
+            f"From {institutions[0]:,} to {institutions[-1]:,} institutions the traffic of a round "
+            "grows with their number, not with its square: everyone sends one model and gets at most "
+            "one centre."
+        ),
+        (
+            f"{institutions[-1]:,} institutions are cleared in {figure(slowest)} s or less, at a peak "
+            f"of {figure(last['memory_peak'] / 2**20, 0)} MiB (with {institutions[0]:,}: "
+            f"{figure(first['memory_peak'] / 2**20, 0)})."
+        ),
         "The exact selection never fell back on the heuristic."
         if fallbacks == 0
         else f"The exact selection fell back on the heuristic in {fallbacks} rows.",

@@ -6,13 +6,14 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 
+from ipfl_flower.experiment.record import Record
 from ipfl_flower.experiment.settings import build
 from ipfl_flower.experiment.studies.bench import Bench
 from ipfl_flower.experiment.studies.finding import Finding, Line, Lines, Table, figure
 from ipfl_flower.experiment.studies.liars import rules_of
 from ipfl_flower.experiment.studies.server import COSTS
 from ipfl_flower.market import MICRO, Rules, Terms, clear
-from ipfl_flower.market.gain import Floats
+from ipfl_flower.market.gain import Bools, Floats
 
 SETTING: Final = "fashion_market"
 FACTORS: Final = tuple(2.0**k for k in range(-4, 5))
@@ -30,7 +31,9 @@ def _scaled(field: str) -> Change:
 
 def _with(terms: Terms, field: str, factor: float) -> Terms:
     value = getattr(terms, field) * factor
-    return dataclasses.replace(terms, **{field: max(1, round(value)) if field == "samples" else value})
+    return dataclasses.replace(
+        terms, **{field: max(1, round(value)) if field == "samples" else value}
+    )
 
 
 EVERYBODY: Final[Mapping[str, Change]] = {
@@ -43,19 +46,16 @@ FIELDS: Final = {"c": "cost", "N": "samples", "K": "eagerness"}
 
 def sensitivity(bench: Bench) -> Finding:
     """Sweep everybody's c, N and K, and one institution's at a time."""
-    markets = []
-    for choice in bench.choices():
-        setting = build(SETTING, choice)
-        world = bench.world(setting)
-        apart = bench.distances(setting)[-1]
-        markets.append((list(world.truth), np.array(apart, dtype=np.float64), world.honest))
+    markets = [recorded(bench.play(build(SETTING, choice), "ipfl")) for choice in bench.choices()]
     sweeps = {
         economics: {
             mechanism: {
                 symbol: [
                     _averaged(
                         [
-                            outcome(change(_priced(terms, cost), factor), apart, rules_of(mechanism))
+                            outcome(
+                                change(_priced(terms, cost), factor), apart, rules_of(mechanism)
+                            )
                             for terms, apart, _ in markets
                         ]
                     )
@@ -95,6 +95,17 @@ def sensitivity(bench: Bench) -> Finding:
         charts=tuple(_chart(sweeps[e], e, what) for e in COSTS for what in ("utility", "edges")),
         data={"factors": FACTORS, "everybody": sweeps, "single": singles},
     )
+
+
+def recorded(record: Record) -> tuple[list[Terms], Floats, Bools]:
+    """Return true terms, the last round's distances, and who is honest, of a market's record."""
+    terms = [
+        Terms(samples=item["samples"], cost=item["cost"], eagerness=item["eagerness"])
+        for item in record["institutions"]
+    ]
+    # None is NaN here.
+    apart = np.array(record["rounds"][-1]["distances"], dtype=np.float64)
+    return terms, apart, np.array([item["honest"] for item in record["institutions"]])
 
 
 def outcome(terms: Sequence[Terms], apart: Floats, rules: Rules) -> dict[str, float]:
@@ -226,5 +237,3 @@ def _said(sweeps: Mapping[str, Any], singles: Mapping[str, Any]) -> list[str]:
         f"instead of {figure(own[middle]['sold'], 1)}."
     )
     return lines
-
-

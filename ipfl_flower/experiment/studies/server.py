@@ -61,7 +61,7 @@ def play(scene: Synthetic, folder: Path) -> dict[str, Any]:
 
 
 def memory() -> dict[str, int]:
-    """Return what the kernel says of this process's memory, bytes by name: VmRSS, VmHWM, …"""
+    """Return what the kernel says of this process's memory, bytes by name (VmRSS, VmHWM)."""
     # Not getrusage: its peak includes what the process was before it became this program.
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     parts = [line.split() for line in lines if line.endswith("kB")]

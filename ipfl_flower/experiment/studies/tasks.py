@@ -53,7 +53,7 @@ def tasks(records: Sequence[Record]) -> Finding:
         said=[verdict(by_setting[name]) for name in names],
         tables=[
             _main(by_setting),
-            *(Table(_about(heads[name]), HEADINGS, [cells(r) for r in by_setting[name]]) for name in names),
+            *(_setting(heads[name], by_setting[name]) for name in names),
         ],
         charts=[
             chart
@@ -62,8 +62,14 @@ def tasks(records: Sequence[Record]) -> Finding:
         ],
         data={
             "rows": [
-                {"setting": row.setting, "method": row.method, "accuracy": row.accuracy,
-                 "deviation": row.deviation, "worst": row.worst, "utility": row.utility}
+                {
+                    "setting": row.setting,
+                    "method": row.method,
+                    "accuracy": row.accuracy,
+                    "deviation": row.deviation,
+                    "worst": row.worst,
+                    "utility": row.utility,
+                }
                 for row in table
             ]
         },
@@ -92,17 +98,24 @@ def verdict(mine: Sequence[Row]) -> str:
         return f"`{name}`: iPFL is best: {how}."
     alone = next((row for row in mine if row.method == "local"), None)
     over = (
-        "" if alone is None else f" Over training alone: {signed(100 * (ours.accuracy - alone.accuracy), 1)}."
+        ""
+        if alone is None
+        else f" Over training alone: {signed(100 * (ours.accuracy - alone.accuracy), 1)}."
     )
     return f"`{name}`: **iPFL is not best**: {how}.{over}"
 
 
-def _about(records: Sequence[Record]) -> str:
+def _setting(records: Sequence[Record], mine: Sequence[Row]) -> Table:
     first = records[0]
+    seeds = sorted({record["seed"] for record in records})
     data = first["data"] + (", **a stand-in**" if first["stand_in"] else "")
-    return (
-        f"`{first['setting']}`: {first['title']} — {len(first['rounds'])} rounds, "
-        f"{first['parameters']:,} parameters, {first['economics']} economics; data: {data}"
+    return Table(
+        first["title"],
+        HEADINGS,
+        [cells(row) for row in mine],
+        f"`{first['setting']}`: {len(first['institutions'])} institutions, "
+        f"{len(first['rounds'])} rounds, {first['parameters']:,} parameters, "
+        f"{first['economics']} economics; seeds {', '.join(map(str, seeds))}. Data: {data}.",
     )
 
 
@@ -112,7 +125,9 @@ def _main(by_setting: Mapping[str, Sequence[Row]]) -> Table:
     for name, mine in by_setting.items():
         found = {row.method: row for row in mine}
         rivals = [row.accuracy for row in mine if row.method != Oracle.name]
-        lines.append([name, *(_cell(found.get(method), max(rivals, default=0.0)) for method in methods)])
+        lines.append(
+            [name, *(_cell(found.get(method), max(rivals, default=0.0)) for method in methods)]
+        )
     return Table(
         "Mean test accuracy, percent",
         ("setting", *methods),
