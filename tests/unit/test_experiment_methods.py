@@ -131,7 +131,7 @@ def test_fedamps_default_is_the_heuristic_of_pfedgraphs_authors():
 def test_pfedgraph_solves_its_quadratic_programme():
     # α = 1, p = ⅓: rows ⅓ + cos/2 = (5/6, 5/6, 2/6) and (2/6, 2/6, 5/6), projected.
     sites = QuadraticSites(THREE)
-    method = make("pfedgraph", sites, {"strength": 1.0, "weight": 4.5, "use": "aggregate"})
+    method = make("pfedgraph", sites, {"alpha": 1.0, "weight": 4.5, "use": "aggregate"})
     first, second = play(method, 2)
     # (½, ½, 0) twice, and (1/6, 1/6, 4/6).
     is_near(first.models, [[1.5, 0], [1.5, 0], [0.5, 2 / 3]])
@@ -147,7 +147,7 @@ def test_pfedgraph_solves_its_quadratic_programme():
 
 def test_pfedgraph_follows_data_volumes_where_alpha_is_large():
     sites = QuadraticSites(THREE, samples=[1, 2, 1])
-    (played,) = play(make("pfedgraph", sites, {"strength": 1e6, "use": "aggregate"}), 1)
+    (played,) = play(make("pfedgraph", sites, {"alpha": 1e6, "use": "aggregate"}), 1)
     is_near(played.models, [[1.25, 0.25]] * 3)  # FedAvg's (1·1 + 2·2, 1) / 4
 
 
@@ -162,7 +162,7 @@ def test_pfedgraph_follows_data_volumes_where_alpha_is_large():
 )
 def test_pfedgraph_counts_near_cosines_as_one(cosine, snap, weight):
     optima = [[1, 0], [cosine, math.sqrt(1 - cosine**2)]]
-    options = {"strength": 0.5, "snap": snap, "use": "aggregate"}
+    options = {"alpha": 0.5, "snap": snap, "use": "aggregate"}
     (played,) = play(make("pfedgraph", QuadraticSites(optima), options), 1)
     is_near(played.models[0], (1 - weight) * np.array(optima[0]) + weight * np.array(optima[1]))
 
@@ -176,7 +176,7 @@ def test_pfedgraph_uses_the_better_of_aggregate_and_trained_by_validation():
             accuracy = float(abs(model - [1, 0]).sum()) / 9 if optimum[0] == 1 else 0.5
             return type(judgement)(accuracy, 0.0, 0.0, 0.0)
 
-    options = {"strength": 1.0}
+    options = {"alpha": 1.0}
     (exact,) = play(make("pfedgraph", QuadraticSites(THREE), options), 1)
     is_near(exact.models, THREE)  # training arrives at the optimum, the aggregate doesn't
     sites = Pleased(THREE)
@@ -219,6 +219,17 @@ def test_cfl_splits_only_if_every_condition_holds(options):
     is_near(played.models, [[0, 0]] * 4)
     (split,) = play(make("cfl", QuadraticSites(FOUR), {"gamma_max": 0.96}), 1)
     assert imports(split) == PAIRS
+
+
+@pytest.mark.parametrize(("height", "splits"), [(1.0, True), (1.3, False)])
+def test_cfl_by_default_compares_the_mean_with_a_quarter_of_the_longest(height, splits):
+    # θ⁰ = (0, y): the mean update is y long, the longest √(16 + (1 + y)²): .22 and .28 of it.
+    (played,) = play(make("cfl", QuadraticSites(FOUR, initial=[0, height])), 1)
+    assert (imports(played) == PAIRS) == splits
+    # The authors' own numbers.
+    options = {"stationary": 0.4, "apart": 1.6}
+    (played,) = play(make("cfl", QuadraticSites(FOUR, initial=[0, height]), options), 1)
+    assert imports(played) != PAIRS
 
 
 def test_cfl_weighs_by_samples_within_clusters():

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from ipfl_flower.experiment.methods.arithmetic import check_finite, cosines, gram, mix, shares
 from ipfl_flower.experiment.methods.base import Method, Order, Played, Sites, Vector
 
+_STATIONARY_SHARE = 0.25
+
 
 @dataclass(frozen=True)
 class CflOptions:
@@ -21,9 +23,11 @@ class CflOptions:
     Attributes
     ----------
     stationary
-        ε1: its mean update must be shorter, in units of a parameter's.
+        ε1: its mean update must be shorter than this, in units of a parameter's. None: than a
+        quarter of its longest update, the ratio of the authors' ε1 = 0.4 and ε2 = 1.6, which fit
+        their model and steps alone.
     apart
-        ε2: its longest update must be longer.
+        ε2: its longest update must be longer than this.
     gamma_max
         γ_max in [0, 1): bound of the relative deviation of an institution's update from that of
         its whole population; 0, as in the authors' code, splits all that ε1 and ε2 allow.
@@ -31,8 +35,8 @@ class CflOptions:
         No split before this round; the authors' code waits for 20 of its 80.
     """
 
-    stationary: float = 0.4
-    apart: float = 1.6
+    stationary: float | None = None
+    apart: float = 0.0
     gamma_max: float = 0.0
     first_round: int = 0
 
@@ -91,7 +95,9 @@ class Cfl(Method):
         weights = shares(self.sites.samples[members])
         mean = float(np.sqrt((weights @ products @ weights).clip(min=0.0)))
         longest = float(np.sqrt(np.diagonal(products).max()))
-        if mean >= self.options.stationary or longest <= self.options.apart:
+        given = self.options.stationary
+        stationary = _STATIONARY_SHARE * longest if given is None else given
+        if mean >= stationary or longest <= self.options.apart:
             return [members]
         cosine = cosines(products)
         part = bipartition(cosine)

@@ -30,14 +30,14 @@ class FedAmpOptions:
     attention
         "distance": FedAMP; "cosine": HeurFedAMP, which its authors use for deep networks.
     sigma
-        σ. For "distance" in units of ‖θ_i − θ_j‖², where None is their mean over all pairs, round
-        by round: the authors choose σ for each model. For "cosine" the steepness of the softmax,
+        σ. For "distance" in units of ‖θ_i − θ_j‖², where None is their mean over all pairs after
+        round 0: the authors choose σ for each model. For "cosine" the steepness of the softmax,
         where None is 10.
     self_weight
         ξ_ii of HeurFedAMP.
     step
-        α_k. For "distance" None is σ/m, the largest with which each ξ_ii stays ≥ 1/m. It divides λ
-        in both.
+        α_k. For "distance" None is σ/m, the longest with which each ξ_ii stays ≥ 1/m; for "cosine"
+        1. It divides λ in both.
     weight
         λ.
     """
@@ -79,6 +79,7 @@ class FedAmp(Method):
     def __init__(self, sites: Sites, options: FedAmpOptions | None = None) -> None:
         super().__init__(sites, options)
         self._orders = [Order(sites.initial)] * len(sites.samples)
+        self._sigma: float | None = None
 
     def play(self, number: int) -> Played:
         """Train near what the server mixed, and mix again."""
@@ -100,7 +101,9 @@ class FedAmp(Method):
             weights = heuristic_attention(cosines(products), sigma, self.options.self_weight)
             return weights, self.options.step or 1.0
         distances = squared_distances(products)
-        sigma = self.options.sigma or _mean_off_diagonal(distances)
+        # Kept: a σ that shrank with the distances would draw all models together.
+        self._sigma = self._sigma or self.options.sigma or _mean_off_diagonal(distances)
+        sigma = self._sigma
         step = self.options.step or sigma / len(trained)
         return attention(distances, sigma, step), step
 

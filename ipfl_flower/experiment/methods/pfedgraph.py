@@ -27,7 +27,7 @@ class PFedGraphOptions:
 
     Attributes
     ----------
-    strength
+    alpha
         α: how near the graph stays to the data volumes.
     weight
         λ of the local regulariser.
@@ -38,7 +38,7 @@ class PFedGraphOptions:
         "better" of the two on its validation data, as the authors report it.
     """
 
-    strength: float = 0.8
+    alpha: float = 0.8
     weight: float = 0.01
     snap: float = 0.9
     use: Literal["better", "aggregate", "trained"] = "better"
@@ -87,7 +87,7 @@ class PFedGraph(Method):
     def _graph(self, trained: Matrix) -> NDArray[np.float64]:
         cosine = cosines(gram(trained, self.sites.initial))
         cosine[cosine > self.options.snap] = 1.0
-        return project(shares(self.sites.samples) + cosine / (2 * self.options.strength))
+        return project(shares(self.sites.samples) + cosine / (2 * self.options.alpha))
 
     def _coefficients(
         self, weights: NDArray[np.float64], products: NDArray[np.float64]
