@@ -60,10 +60,13 @@ class Task(ABC):
     any_slice
         Options that a slice needs and a model doesn't depend on: with them θ⁰ is built where there
         is no institution.
+    judged_at_once
+        Samples that go through the model together when it is judged, which bounds its memory.
     """
 
     name: ClassVar[str]
     any_slice: ClassVar[Mapping[str, Any]] = {}
+    judged_at_once: ClassVar[int] = 1024
     seed: int
     institution: int
 
@@ -128,6 +131,16 @@ class Task(ABC):
             The data is missing.
         """
         return self.name
+
+    def stand_in(self) -> bool:
+        """Tell whether that is other data than the task is named after, or a part of it.
+
+        Raises
+        ------
+        TaskDataError
+            The data is missing.
+        """
+        return False
 
     @abstractmethod
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:

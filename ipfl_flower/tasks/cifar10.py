@@ -29,6 +29,7 @@ HOW_TO_GET = (
     "https://www.cs.toronto.edu/~kriz/cifar.html), cifar10.npz or cifar10_small.npz"
 )
 _BATCHES = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch")
+_PART = "cifar10_small.npz"  # 13,000 of the images
 _PIXELS = 3 * 32 * 32
 _MEAN, _STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of the training set's channels
 
@@ -71,6 +72,10 @@ class Cifar10(ImageTask):
         kind, path = _find(data_folder(self.data_dir, self.name, HOW_TO_GET))
         return f"CIFAR-10 ({path.name})" if kind != "npz" else f"CIFAR-10, of {path.name}"
 
+    def stand_in(self) -> bool:
+        """Tell whether it is a part of CIFAR-10; see :meth:`Task.stand_in`."""
+        return _find(data_folder(self.data_dir, self.name, HOW_TO_GET))[1].name == _PART
+
     def read(self) -> Images:
         """Read all images, (n, 32, 32, 3), and labels (n,)."""
         kind, path = _find(data_folder(self.data_dir, self.name, HOW_TO_GET))
@@ -112,7 +117,7 @@ def _find(folder: Path) -> tuple[str, Path]:
     for place in (folder / "cifar-10-batches-py", folder):
         if (place / _BATCHES[0]).exists():
             return "py", place
-    for name in ("cifar10.npz", "cifar10_small.npz"):
+    for name in ("cifar10.npz", _PART):
         if (folder / name).exists():
             return "npz", folder / name
     raise TaskDataError(f"task cifar10: {folder} holds none of its files: {HOW_TO_GET}")

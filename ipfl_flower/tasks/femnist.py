@@ -83,6 +83,10 @@ class Femnist(Classifier):
             return "LEAF's FEMNIST"
         return "characters of typefaces, for FEMNIST"
 
+    def stand_in(self) -> bool:
+        """Tell whether the files are others than LEAF's; see :meth:`Task.stand_in`."""
+        return not leaf_files(self.options.data_dir, self.name)
+
     def writer(self) -> Writer:
         """Return what this institution's writer wrote.
 

@@ -12,11 +12,13 @@ from ipfl_flower.tasks.digits import Digits
 from ipfl_flower.tasks.errors import TaskError, one_line
 from ipfl_flower.tasks.fashion_mnist import FashionMnist
 from ipfl_flower.tasks.femnist import Femnist
+from ipfl_flower.tasks.instructions import Instructions
 from ipfl_flower.tasks.pacs import Pacs
 from ipfl_flower.tasks.shakespeare import Shakespeare
 
 TASKS: dict[str, type[Task]] = {
-    kind.name: kind for kind in (Cifar10, Digits, FashionMnist, Femnist, Pacs, Shakespeare)
+    kind.name: kind
+    for kind in (Cifar10, Digits, FashionMnist, Femnist, Instructions, Pacs, Shakespeare)
 }
 
 

@@ -91,6 +91,10 @@ class Pacs(ImageTask):
         folder = self._folder()
         return "PACS" if _official(folder) else f"PACS at 32 pixels ({_ARCHIVE})"
 
+    def stand_in(self) -> bool:
+        """Tell whether the images are smaller than PACS's; see :meth:`Task.stand_in`."""
+        return not _official(self._folder())
+
     def read(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """Read all images, (n, side, side, 3) or (n, 32, 32, 3), and labels (n,)."""
         images = read_pacs(self._folder(), self.side)

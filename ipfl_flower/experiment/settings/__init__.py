@@ -8,6 +8,19 @@ from ipfl_flower.experiment.settings.fashion_iid import fashion_iid
 from ipfl_flower.experiment.settings.fashion_market import fashion_market
 from ipfl_flower.experiment.settings.fashion_private import fashion_private
 from ipfl_flower.experiment.settings.fashion_rotations import fashion_rotations
+from ipfl_flower.experiment.settings.femnist import femnist
+from ipfl_flower.experiment.settings.finance import cofinance, mixed_finance
+from ipfl_flower.experiment.settings.images import (
+    cifar10_cluster,
+    cifar10_niid,
+    cifar10_skew,
+    fashion_cluster,
+    fashion_niid,
+    fashion_skew,
+)
+from ipfl_flower.experiment.settings.pacs import pacs
+from ipfl_flower.experiment.settings.shakespeare import shakespeare
+from ipfl_flower.tasks import TaskDataError, TaskError
 
 __all__ = ["SETTINGS", "build"]
 
@@ -19,6 +32,17 @@ SETTINGS: Final[dict[str, Build]] = {
         fashion_private,
         fashion_dirichlet,
         fashion_rotations,
+        cifar10_niid,
+        cifar10_cluster,
+        cifar10_skew,
+        fashion_niid,
+        fashion_cluster,
+        fashion_skew,
+        femnist,
+        shakespeare,
+        pacs,
+        mixed_finance,
+        cofinance,
     )
 }
 
@@ -29,10 +53,13 @@ def build(name: str, choice: Choice) -> Setting:
     Raises
     ------
     ExperimentError
-        There is none; the message lists those that there are.
+        There is none, and the message lists those that there are; or its data can't be had.
     """
     if name not in SETTINGS:
         raise ExperimentError(
             f"setting {name!r} is not known: choose from {', '.join(sorted(SETTINGS))}"
         )
-    return SETTINGS[name](choice)
+    try:
+        return SETTINGS[name](choice)
+    except (TaskError, TaskDataError) as error:
+        raise ExperimentError(f"setting {name}: {error}") from error
