@@ -8,14 +8,17 @@ import base64
 import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from ipfl_flower.charts.svg import element, text
 from ipfl_flower.charts.theme import CHART_CSS, DARK, LIGHT, variables
 
 _HERE: Final = Path(__file__).parent
 
-Cell = str | int
+LONG: Final = 24
+"""Letters of a cell from which on it may be broken into lines."""
+
+Cell: TypeAlias = str | int
 
 
 def document(title: str, subtitle: str, sections: Sequence[tuple[str, str, str]]) -> str:
@@ -186,7 +189,8 @@ def table(
 def _row(row: Sequence[Cell], numeric: Sequence[bool], kinds: Sequence[str]) -> str:
     cells = []
     for k, (value, is_numeric) in enumerate(zip(row, numeric, strict=True)):
-        kind = " ".join(filter(None, ["number" if is_numeric else "", *kinds[k : k + 1]]))
+        width = "number" if is_numeric else "long" if len(str(value)) > LONG else ""
+        kind = " ".join(filter(None, [width, *kinds[k : k + 1]]))
         if k == 0:
             cells.append(element("th", text(value), scope="row", class_=kind or None))
         else:

@@ -235,18 +235,24 @@ def _points(
     said: Sequence[str],
     show: Callable[[float], str],
 ) -> list[str]:
-    return [
-        element(
-            "circle",
-            pointed_at(f"{item.name}, {name}: {show(value)}"),
-            cx=x(place),
-            cy=y(value),
-            r=3.4 if item.kind == "strong" else 2.6,
-            class_=f"point s{colour}",
+    known = [False, *(bool(finite([value])) for value in item.values), False]
+    found = []
+    for k, (place, name, value) in enumerate(zip(xs, said, item.values, strict=True)):
+        if value is None or not known[k + 1]:
+            continue
+        # One between two gaps has no line that would show it.
+        lone = "" if known[k] or known[k + 2] else " lone"
+        found.append(
+            element(
+                "circle",
+                pointed_at(f"{item.name}, {name}: {show(value)}"),
+                cx=x(place),
+                cy=y(value),
+                r=3.4 if item.kind == "strong" else 2.6,
+                class_=f"point s{colour}{lone}",
+            )
         )
-        for place, name, value in zip(xs, said, item.values, strict=True)
-        if value is not None and math.isfinite(value)
-    ]
+    return found
 
 
 def _labels(ends: Sequence[_End], x: Scale, y: Scale, size: Size) -> list[str]:

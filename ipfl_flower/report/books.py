@@ -59,7 +59,9 @@ def payments(report: MarketReport) -> str:
         for name, item in zip(report.names, report.statements, strict=False)
     ]
     columns = [("Institution", False), ("Paid", True), ("Earned", True), ("Balance", True)]
-    figures = card(element("h3", "By institution"), table("Credits", columns, rows))
+    figures = card(
+        element("h3", "By institution"), table("What each paid and earned, credits", columns, rows)
+    )
     return element("div", accounts, figures, class_="pair") + _matrix(report)
 
 
@@ -256,7 +258,9 @@ def runs(report: MarketReport) -> str:
     if not events:
         return card(element("p", "No event is recorded."))
     columns = [("Run", False), ("Began", False), ("Ended", False), ("How", False)]
-    served = table("Flower runs that served the market", columns, _runs(events))
+    served = element("p", "No Flower run is recorded.")
+    if found := _runs(events):
+        served = table("Flower runs that served the market", columns, found)
     shown = events[-EVENTS_MAX:]
     rows = [
         [moment(event.at), short(event.kind, 40), short(event.text, TEXT_MAX)]

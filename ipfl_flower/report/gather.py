@@ -4,13 +4,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ipfl_flower.charts.svg import short
+from ipfl_flower.charts.graph import TITLED_MAX
+from ipfl_flower.charts.svg import short, text
 from ipfl_flower.console.access import OPERATOR
 from ipfl_flower.console.book import FINAL, SETTLED, Book, read_book
 from ipfl_flower.console.graph import round_graph
@@ -19,15 +19,16 @@ from ipfl_flower.console.shapes import Graph
 from ipfl_flower.console.verifier import verified
 from ipfl_flower.ledger import Ledger, LedgerError, State, Statement
 from ipfl_flower.market import Terms
-from ipfl_flower.report.baselines import Baselines, ReportError, read_baselines
+from ipfl_flower.report.baselines import Baselines
 
 EDGES_MAX: Final = 400
 """Arrows of one round that are drawn: the dearest."""
-EDGES_TOTAL: Final = 12_000
-NODES_TOTAL: Final = 5_000
-"""Arrows and nodes of all graphs together; rounds are left out to keep to them."""
-LINES_TOTAL: Final = 6_000
-"""Entries in all statements together; the newest are shown."""
+PURCHASES_MAX: Final = 60
+"""Purchases of a round that are listed, too."""
+GRAPH_BYTES: Final = 2_000_000
+STATEMENT_BYTES: Final = 1_000_000
+"""About what all graphs and all statements may take of the page. Rounds are left out to keep to
+it, and old entries."""
 NAME_LENGTH: Final = 40
 
 # What reading a ledger that was tampered with can raise beside LedgerError.
@@ -168,66 +169,33 @@ def _noting(unreadable: list[str], what: str) -> Iterator[None]:
         unreadable.append(f"{what}: {_line(error)}")
 
 
-def compared(report: MarketReport, given: Baselines) -> MarketReport:
-    """Compare a market with the baselines that its operator names.
-
-    Raises
-    ------
-    ReportError
-        They are of other institutions.
-    """
-    of = {who for values in given.accuracies.values() for who in values}
-    if not of & report.book.ids.keys():
-        known = ", ".join(report.names[:10]) or "nobody"
-        raise ReportError(f"{given.source} has none of this market's institutions: {known}")
-    note = f"Baselines are from {given.source}."
-    if given.head is not None and given.head not in _heads(report.book):
-        note += " That file is of another market."
-    return replace(report, baselines=given, baselines_note=note)
-
-
-def compared_with_file(report: MarketReport, path: Path | None) -> MarketReport:
-    """Compare a market with what a demo has left beside its ledger, if it is of this market.
-
-    Parameters
-    ----------
-    report : MarketReport
-    path : Path or None
-        The file, which may be missing; None: there is no place for one.
-    """
-    none = "No baselines are known: ipfl report --baselines FILE gives them."
-    if path is None or not path.exists():
-        return replace(report, baselines_note=none)
-    try:
-        found = read_baselines(path)
-    except ReportError as error:
-        return replace(report, baselines_note=f"{none} {short(str(error), 300)}")
-    if found.head not in _heads(report.book):
-        return replace(report, baselines_note=f"{none} {path.name} is of another market.")
-    return replace(report, baselines=found, baselines_note=f"Baselines are from {found.source}.")
-
-
-def _heads(book: Book) -> set[str | None]:
-    return {page.history.head for page in book.pages if page.history.head}
-
-
 def ledger_name(name: str) -> str:
     """Return a ledger's name without folder, host, user and options: reports are handed on."""
     return name.split("?", maxsplit=1)[0].rstrip("/").rsplit("/", 1)[-1]
 
 
 def drawn_rounds(book: Book) -> list[int]:
-    """Choose the rounds whose graph is drawn: as many as `EDGES_TOTAL` and `NODES_TOTAL` allow.
+    """Choose the rounds whose graph is drawn: as many as `GRAPH_BYTES` allow, evenly picked.
 
     The last settled one is always among them.
     """
-    pages = book.pages
-    if not pages:
+    if not book.pages:
         return []
-    edges = sum(min(EDGES_MAX, page.history.edges) for page in pages) / len(pages)
-    count = min(EDGES_TOTAL / max(1.0, edges), NODES_TOTAL / max(1, len(book.names)))
-    picked = picked_rounds(len(pages), max(2, int(count)))
-    return sorted({*picked, *book.settled[-1:]})
+    name = _name_bytes(book)
+    sizes = []
+    for page in book.pages:
+        edges = page.history.edges
+        size = 70 if edges > TITLED_MAX else 170 + 2 * name
+        listed = 150 + 2 * name if edges <= PURCHASES_MAX else 0
+        sizes.append(len(book.names) * (300 + 2 * name) + min(EDGES_MAX, edges) * (size + listed))
+    count = GRAPH_BYTES * len(sizes) / max(1.0, sum(sizes))
+    return sorted({*picked_rounds(len(sizes), max(2, int(count))), *book.settled[-1:]})
+
+
+def _name_bytes(book: Book) -> float:
+    """Return how many bytes an institution's name takes on the page, on average."""
+    taken = [len(text(short(name, NAME_LENGTH)).encode()) for name in book.names]
+    return sum(taken) / max(1, len(taken))
 
 
 def final_accuracies(ledger: Ledger, book: Book) -> NDArray[np.float64]:
@@ -250,7 +218,7 @@ def _with_accounts(ledger: Ledger, report: MarketReport) -> MarketReport:
     """Add payments and statements, up to the last round that the book has as settled."""
     book = report.book
     last = book.settled[-1] if book.settled else -1
-    keep = max(10, LINES_TOTAL // max(1, len(book.names)))
+    keep = max(5, int(STATEMENT_BYTES / (200 + _name_bytes(book)) / max(1, len(book.names))))
     payments = np.zeros((len(book.names), len(book.names)), np.int64)
     statements, left_out = [], []
     for i, name in enumerate(book.names):

@@ -9,7 +9,7 @@ from ipfl_flower.charts.svg import element, short, text
 from ipfl_flower.console.book import known
 from ipfl_flower.console.money import picked_rounds
 from ipfl_flower.report import pictures
-from ipfl_flower.report.gather import MarketReport, period, state_counts
+from ipfl_flower.report.gather import PURCHASES_MAX, MarketReport, period, state_counts
 from ipfl_flower.report.words import (
     count,
     duration,
@@ -23,7 +23,6 @@ from ipfl_flower.report.words import (
 PROBLEMS_MAX = 200
 TEXT_MAX = 300
 TABLE_ROUNDS = 12
-PURCHASES_MAX = 60
 
 
 def verdict(report: MarketReport) -> str:
@@ -160,6 +159,8 @@ def accuracy(report: MarketReport) -> str:
         "A line follows the best model that an institution has had, by its own validation data, on "
         "its own test data; institutions report this themselves. "
     )
+    if len(report.names) > 1:
+        note += "The mean is of those that reported in a round. "
     if len(report.names) > pictures.LINES_MAX:
         note += "The band holds the middle eighty percent of them. "
     note += report.baselines_note
