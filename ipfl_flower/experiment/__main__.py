@@ -114,14 +114,16 @@ def _run(
     for name, study in [(name, find_study(name)) for name in chosen]:
         with watching.part(f"study {name}"):
             found.append(study(bench))
-    records = []
+    records: list[Record] = []
+    missing: dict[str, str] = {}
     if settings:
         with watching.part("", of=len(plan)):
-            for record in bench.run(plan):
+            # Who asks for all wants what there is; who names a setting wants that one.
+            for record in bench.run(plan, missing if everything else None):
                 records.append(record)
                 watching.advance()
         # After the gates, before what looks at single questions.
-        found.insert(1 if "gates" in chosen else 0, tasks(records))
+        found.insert(1 if "gates" in chosen else 0, tasks(records, missing))
     return records, found
 
 

@@ -57,10 +57,10 @@ def ablation(bench: Bench, rounds: int | None = None) -> Finding:
     etas = ETAS_QUICK if bench.quick else ETAS
     sweeps: list[dict[str, Any]] = []
     for method, preset in PRESET_OF.items():
-        for economics in COST:
-            sweeps.append(
-                _sweep(bench, method, preset, economics, "distance-weight", weights, rounds)
-            )
+        sweeps += [
+            _sweep(bench, method, preset, economics, "distance-weight", weights, rounds)
+            for economics in COST
+        ]
         sweeps.append(_sweep(bench, method, preset, "cheap", "eta", etas[preset], rounds))
     alone = [bench.play(grouped(c, "cheap", rounds), "local") for c in bench.choices()]
     local = mean(summary(record)["accuracy"] for record in alone)

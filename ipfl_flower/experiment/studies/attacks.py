@@ -62,7 +62,8 @@ def benign_accuracy(record: Record) -> float:
 def earned(record: Record) -> float:
     """Return what attackers earned over all rounds, credits."""
     # Adding zero takes the sign off a zero.
-    return -sum(item["net"] for item in record["institutions"] if item["role"] == "attacker") + 0.0
+    nets = [item["net"] for item in record["institutions"] if item["role"] == "attacker"]
+    return float(-sum(nets) + 0.0)
 
 
 def attacks(
@@ -162,7 +163,7 @@ def _named(one: Mapping[str, Any]) -> str:
     return f"{one['attack']}, c = {COST[one['economics']]:g}"
 
 
-def _chart(found: Mapping[str, Mapping[str, Any]], economics: str) -> Bars:
+def _chart(found: Mapping[str, Mapping[str, Any]], economics: Economics) -> Bars:
     mine = [one for one in found.values() if one["economics"] == economics]
     attacks_ = list(dict.fromkeys(one["attack"] for one in mine))
     return Bars(

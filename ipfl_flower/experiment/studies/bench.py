@@ -1,5 +1,6 @@
-"""What a study plays on: settings and methods, taken from the cache where they were played before."""
+"""What a study plays on: settings and methods, from the cache where they were played before."""
 
+import dataclasses
 import hashlib
 import os
 from collections.abc import Callable, Hashable, Iterator, Mapping
@@ -9,10 +10,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ipfl_flower.experiment.cache import Cache, Damage, code_digest, key_of
-from ipfl_flower.experiment.definition import Choice, Setting
+from ipfl_flower.experiment.definition import Choice, ExperimentError, Setting
 from ipfl_flower.experiment.record import Record, versions
 from ipfl_flower.experiment.runner import Plan, Told, run, run_one
 from ipfl_flower.experiment.world import World
+from ipfl_flower.tasks import TaskDataError
 
 
 @dataclass
@@ -62,8 +64,24 @@ class Bench:
             lambda there: self.told.begins(setting, method, there),
         )
 
-    def run(self, plan: Plan) -> Iterator[Record]:
-        """Run a plan; see `runner.run`."""
+    def run(self, plan: Plan, missing: dict[str, str] | None = None) -> Iterator[Record]:
+        """Run a plan; see `runner.run`.
+
+        Parameters
+        ----------
+        plan : Plan
+        missing : dict of str to str, optional
+            Takes the settings whose data can't be had, and why; without it, that is an error.
+        """
+        for name in plan.settings:
+            try:
+                yield from self._run(dataclasses.replace(plan, settings=[name]))
+            except ExperimentError as error:
+                if missing is None or not isinstance(error.__cause__, TaskDataError):
+                    raise
+                missing[name] = str(error)
+
+    def _run(self, plan: Plan) -> Iterator[Record]:
         for record in run(plan, self.cache, self.told):
             self._cpu_seconds[record["setting"], record["method"], record["seed"]] = float(
                 record["cpu_seconds"]

@@ -1,4 +1,4 @@
-"""Hidden groups on Fashion-MNIST whose members play roles: what attacks and inclusion are tried on."""
+"""Hidden groups on Fashion-MNIST whose members play roles, for attacks and inclusion."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -50,8 +50,8 @@ def clusters(
             test=TEST,
         )
         role = member.get("role", "trader")
-        said = {"name": f"{role}-{i:02d}", "task": slice_, "group": i % groups}
-        seats.append(Seat(**(said | dict(member))))
+        said = dict(member)
+        seats.append(Seat(name=f"{role}-{i:02d}", task=slice_, group=i % groups, **said))
     return Setting(
         name=name,
         title=title,

@@ -99,7 +99,7 @@ def inclusive(
                 ),
                 [_row(one) for one in found.values()],
                 "Utility and payments: mean over the role's institutions, summed over rounds, "
-                "credits. The attacker's accuracy is what it has itself.",
+                "credits. An attacker that is alone has only what it sends.",
             ),
         ),
         charts=tuple(_chart(curves[f"{economics} ipfl"], economics) for economics in economies),
@@ -150,11 +150,14 @@ def _row(one: Mapping[str, Any]) -> list[str]:
         one["market"],
         one["role"],
         spread(one["accuracy"], scale=100.0),
-        signed(100 * (mean(one["over"]) or 0.0), 1),
-        signed(100 * min(one["worst"]), 1),
+        *(_beside_alone(one) if one["role"] != "attacker" else ("–", "–")),
         spread(one["utility"]),
         figure(mean(one["net"])),
     ]
+
+
+def _beside_alone(one: Mapping[str, Any]) -> tuple[str, str]:
+    return signed(100 * (mean(one["over"]) or 0.0), 1), signed(100 * min(one["worst"]), 1)
 
 
 def _said(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -179,11 +182,11 @@ def _said(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def _chart(curves: Mapping[str, Sequence[float | None]], economics: str) -> Lines:
+def _chart(curves: Mapping[str, Sequence[float | None]], economics: Economics) -> Lines:
     return Lines(
         f"inclusive-{economics}",
         f"Utility by role, c = {COST[economics]:g}",
-        "Mean over a role's institutions, cumulated over rounds, `ipfl`",
+        "Mean over a role's institutions, cumulated over rounds, under ipfl",
         list(range(1, 1 + len(curves[ROLES[0]]))),
         [Line(role, curves[role], strong=role == "trader") for role in ROLES],
         unit="credits",

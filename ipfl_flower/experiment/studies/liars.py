@@ -1,4 +1,4 @@
-"""Liars (Table 2): does it pay to exaggerate cost, data volume or eagerness?
+"""Liars (Table 2): whether it pays to exaggerate cost, data volume or eagerness.
 
 What a lie is worth is counted with the liar's real terms, and with the real volume of whatever
 anybody imported: U_i of the true N, c and K, under the graph and the payments of the lie.
@@ -260,6 +260,10 @@ def _said(
             if where
             else f"{lie.capitalize()} alone never paid here, though no mechanism can rule it out."
         )
+    lines.append(
+        "Where exaggerated eagerness pays it does so because U counts what is bought by its volume "
+        "alone: the distance λ·d keeps a truthful buyer from models that U would have valued."
+    )
     under = next(one for one in example if one["mechanism"] == "paper" and one["said"] == 1.9)
     lines.append(
         f"Under `paper`, understating can pay: in the example seller 2 gains "

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -39,7 +40,7 @@ def scale(
         for m in institutions
     ]
     measured = [
-        bench.figures(f"scale-{scene['institutions']}", scene, lambda scene=scene: _measured(scene))
+        bench.figures(f"scale-{scene['institutions']}", scene, partial(_measured, scene))
         for scene in scenes
     ]
     sizes = message_bytes(parameters)
@@ -182,12 +183,12 @@ def _said(institutions: Sequence[int], measured: Sequence[Mapping[str, Any]]) ->
     return [
         (
             f"From {institutions[0]:,} to {institutions[-1]:,} institutions the traffic of a round "
-            "grows with their number, not with its square: everyone sends one model and gets at most "
-            "one centre."
+            "grows with their number, not with its square: everyone sends one model and gets at "
+            "most one centre."
         ),
         (
-            f"{institutions[-1]:,} institutions are cleared in {figure(slowest)} s or less, at a peak "
-            f"of {figure(last['memory_peak'] / 2**20, 0)} MiB (with {institutions[0]:,}: "
+            f"{institutions[-1]:,} institutions are cleared in {figure(slowest)} s or less, at a "
+            f"peak of {figure(last['memory_peak'] / 2**20, 0)} MiB (with {institutions[0]:,}: "
             f"{figure(first['memory_peak'] / 2**20, 0)})."
         ),
         "The exact selection never fell back on the heuristic."

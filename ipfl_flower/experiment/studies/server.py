@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ipfl_flower import market
 from ipfl_flower.experiment.studies.synthetic import Synthetic
@@ -69,7 +70,7 @@ def memory() -> dict[str, int]:
 
 
 def _clear(
-    scene: Synthetic, apart: market.mixing.Floats, economics: str, preset: str
+    scene: Synthetic, apart: NDArray[np.float64], economics: str, preset: str
 ) -> dict[str, Any]:
     rules = _rules(preset)
     terms = scene.terms(VALUE, COSTS[economics])

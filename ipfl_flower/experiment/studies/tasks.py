@@ -27,13 +27,15 @@ FEW: Final = 3
 """Methods beside the market's that a chart of utilities shows."""
 
 
-def tasks(records: Sequence[Record]) -> Finding:
+def tasks(records: Sequence[Record], missing: Mapping[str, str] | None = None) -> Finding:
     """Sum up records of settings × methods × seeds: the main table.
 
     Parameters
     ----------
     records : sequence of Record
         As `runner.run` yields them.
+    missing : mapping of str to str
+        Settings that could not be played, and why.
     """
     table = rows(records)
     names = list(dict.fromkeys(row.setting for row in table))
@@ -50,7 +52,10 @@ def tasks(records: Sequence[Record]) -> Finding:
             "shares of the volume imported from one's own hidden group, and from those who send "
             "nothing of worth. *oracle* knows the hidden groups and is no competitor."
         ),
-        said=[verdict(by_setting[name]) for name in names],
+        said=[
+            *(verdict(by_setting[name]) for name in names),
+            *(f"`{name}`: **not played**: {why}" for name, why in (missing or {}).items()),
+        ],
         tables=[
             _main(by_setting),
             *(_setting(heads[name], by_setting[name]) for name in names),
