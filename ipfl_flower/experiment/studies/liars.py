@@ -12,9 +12,10 @@ import numpy as np
 
 from ipfl_flower.experiment.economics import books
 from ipfl_flower.experiment.studies.bench import Bench
-from ipfl_flower.experiment.studies.finding import Finding, Table, figure, percent, signed
+from ipfl_flower.experiment.studies.finding import Finding, Table, figure, mean, percent, signed
 from ipfl_flower.experiment.studies.server import COSTS, VALUE
 from ipfl_flower.experiment.studies.synthetic import Synthetic
+from ipfl_flower.experiment.studies.trained_liars import trained
 from ipfl_flower.market import Rules, Terms, clear, distances
 from ipfl_flower.market.gain import Floats
 from ipfl_flower.settings import PRESETS
@@ -126,15 +127,17 @@ def liars(bench: Bench, markets: int = MARKETS, institutions: int = INSTITUTIONS
             sums[f"{economics} {mechanism} {lie}"] = figures
             rows.append(_row(economics, mechanism, lie, figures))
     example = counterexample()
+    table, plays = trained(bench, LIES)
     return Finding(
         name="liars",
         title="Liars (Table 2)",
         asked=(
             f"{markets} synthetic markets of {institutions} institutions in {GROUPS} hidden "
             f"groups; {round(SHARE * institutions)} of them report another cost, volume or "
-            "eagerness than their own. Utilities are counted with everybody's real terms."
+            "eagerness than their own. Then one institution of a market that trains does. "
+            "Utilities are counted with everybody's real terms."
         ),
-        said=_said(sums, example),
+        said=[*_said(sums, example), _said_of_trained(plays)],
         tables=(
             Table(
                 "What lying brings the liars, credits a round",
@@ -155,6 +158,7 @@ def liars(bench: Bench, markets: int = MARKETS, institutions: int = INSTITUTIONS
                 "more than a millionth of V. *everybody*: what the lie does to the mean utility "
                 "of all.",
             ),
+            table,
             Table(
                 "Understating one's cost (K = 10⁴, N = 100 each, d = 0, c = 2.0 and 2.2)",
                 ("mechanism", "seller 2 says", "sells", "is paid", "its utility"),
@@ -172,7 +176,7 @@ def liars(bench: Bench, markets: int = MARKETS, institutions: int = INSTITUTIONS
                 "2.2.",
             ),
         ),
-        data={"sums": sums, "counterexample": example},
+        data={"sums": sums, "counterexample": example, "trained": plays},
     )
 
 
@@ -270,3 +274,15 @@ def _said(
         f"{signed(under['utility'], 3)} credits by it; under `truthful` it gains nothing."
     )
     return lines
+
+
+def _said_of_trained(plays: Sequence[Mapping[str, Any]]) -> str:
+    pays = [one for one in plays if (mean(one["difference"]) or 0.0) > 1e-6 * VALUE]
+    named = "; ".join(
+        f"{one['lie']} under {one['mechanism']}, c = {COSTS[one['economics']]:g} "
+        f"({signed(mean(one['difference']))})"
+        for one in pays
+    )
+    return f"Among those who train, the liar gained in {len(pays)} of {len(plays)} cases" + (
+        f": {named} credits." if pays else "."
+    )

@@ -217,10 +217,10 @@ def _charts(
         Lines(
             "scale-density",
             "Density of the graph",
-            "Edges of all ordered pairs, percent; the axis counts powers of ten",
-            [float(np.log10(m)) for m in institutions],
+            f"Edges of all ordered pairs; {', '.join(f'{m:,}' for m in institutions)} institutions",
+            list(range(1, 1 + len(institutions))),
             lines,
-            x_label="log₁₀ institutions",
+            x_label="scale, by number",
             unit="%",
             places=[f"{m:,} institutions" for m in institutions],
         ),
