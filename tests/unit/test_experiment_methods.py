@@ -253,7 +253,10 @@ def test_bipartition_has_the_least_largest_cosine_across():
 
 def test_fedfomo_mixes_what_is_better_per_distance():
     sites = QuadraticSites([[4], [2], [-1]])
-    first, second = play(make("fedfomo", sites), 2)
+    method = make("fedfomo", sites)
+    first = method.play(0)
+    is_near(method._affinity[0], [2, 3, -4.5])
+    second = method.play(1)
     # 0: L(0) = 8. Own: (8 − 0)/4 = 2; of 1: (8 − 2)/2 = 3; of 2: (8 − 12.5)/1 < 0. w* = .4, .6.
     # 1: L(0) = 2. Own: 2/2 = 1; of 0: (2 − 2)/4 = 0; of 2 < 0. 2: only its own is better.
     is_near(first.models, [[0.4 * 4 + 0.6 * 2], [2], [-1]])
@@ -266,18 +269,17 @@ def test_fedfomo_mixes_what_is_better_per_distance():
 
 
 def test_fedfomo_asks_for_those_it_has_learnt_to_like():
-    # For 0, 1 is good and 2 bad, whichever it is sent first; with ε = 0 it then sticks to 1.
+    # For 0, 1 is good and 2 bad, whichever it is sent first: from then on it asks for 1.
     sites = QuadraticSites([[4], [3], [-4]])
-    method = make("fedfomo", sites, {"downloads": 1, "epsilon": 0.0, "seed": 3})
+    method = make("fedfomo", sites, {"downloads": 1, "epsilon": 0.0})
     chosen = []
-    for number in range(4):
+    for number in range(12):
         chosen.append(method._chosen(number, 0))
         # Everybody starts anew at 0, so that the others' models stay worth having.
         method._models = None
         method.play(number)
-    assert chosen[-2:] == [[1], [1]]
-    assert all(len(mine) == 3 for mine in [sites.judged[0]])
-    assert sites.judged[0] == [3, 3, 3]
+    assert chosen[1:] == [[1]] * 11
+    assert sites.judged == [[3, 3, 3]] * 12  # the start, its own, and one other
 
 
 def test_fedfomo_draws_from_its_seed_and_explores_with_epsilon():
