@@ -13,7 +13,15 @@ half() { # pytest says 5 when it is given no test, by -k for one
     [ $status -eq 5 ] || return $status
 }
 
-half $bin/python -m pytest -m 'e2e and not containers and not cluster' "$@" >$log 2>&1 &
+real_markets() {
+    # Processes of real markets share the machine with all the rest: what fails is played once more,
+    # and counts as failed if it does so again. Both are in the log.
+    local cache=(-o cache_dir=build/e2e-cache)
+    half $bin/python -m pytest -m 'e2e and not containers and not cluster' "${cache[@]}" "$@" ||
+        half $bin/python -m pytest -m 'e2e and not containers and not cluster' "${cache[@]}" \
+            --last-failed --last-failed-no-failures none "$@"
+}
+real_markets "$@" >$log 2>&1 &
 e2e=$!
 trap 'kill $e2e 2>/dev/null' EXIT
 failed=0

@@ -70,12 +70,12 @@ def play(case: Case, rounds: int, folder: Path, deadline_s: float) -> Outcome:
         fleet = Fleet(folder, group, Path(sockets))
         fleet.start_superlink()
         if case.system == "market":
-            start_nodes(fleet, nodes, group)
             app, config, ended = market(case, rounds, folder)
+            start_nodes(fleet, nodes, group, app)
         else:
-            for node in nodes:
-                fleet.start_node(node)
             app, config, ended = plain(case, rounds, folder)
+            for node in nodes:  # as Flower starts them, with its own executor
+                group.start(f"supernode-{node.name}", fleet.node_options(node))
         (folder / "run.toml").write_text(to_toml(config), encoding="utf-8")
         run = fleet.flower.submit(app, folder / "run.toml")
         result = wait(ended, fleet, group, run, deadline_s)

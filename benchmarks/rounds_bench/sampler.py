@@ -22,10 +22,13 @@ _PROGRAMS = {
     "flwr-serverapp": "serverapp",
     "flower-supernode": "supernode",
     "flwr-clientapp": "clientapp",
+    "clientapp.py": "clientapp",
 }
+DOOR = "ipfl_flower.door.executor"
 _MODULES = {
     "ipfl_flower.cli.server_superlink": "superlink",
     "ipfl_flower.cli.server_executor": "superexec",
+    DOOR: "superexec",
     "ipfl_flower.trainer.serve": "trainer",
 }
 ROLES = (*dict.fromkeys([*_MODULES.values(), *_PROGRAMS.values()]),)
@@ -70,8 +73,10 @@ def role_of(command: Sequence[str]) -> str | None:
     module = next((part for part in command if part in _MODULES), None)
     if module is not None:
         return _MODULES[module]
-    names = [Path(part).name for part in command[:2]]
-    return next((_PROGRAMS[name] for name in names if name in _PROGRAMS), None)
+    names = [Path(part).name for part in command if not part.startswith("-")]
+    if names and names[0].startswith("python"):
+        names = names[1:]
+    return _PROGRAMS.get(names[0]) if names else None
 
 
 def cpu_by_role(processes: Iterable[Process]) -> dict[str, float]:
@@ -184,7 +189,8 @@ class Sampler:
         apps = None
         if role == "superexec":
             parent = self._known.get(process.ppid(), ("", None))[0]
-            apps = "clientapp" if parent == "supernode" else "serverapp"
+            institutions = parent == "supernode" or DOOR in command
+            apps = "clientapp" if institutions else "serverapp"
         self._known[process.pid] = (role, apps)
         self._sockets.name(listening(role, command))
 

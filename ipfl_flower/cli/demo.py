@@ -136,12 +136,14 @@ def _run_market(
     )
     with console.status("starting the SuperLink"):
         fleet.start_superlink()
+    app = stage_app(folder / "app")
     with console.status(f"starting {options.institutions} trainers and SuperNodes"):
-        start_nodes(fleet, [Node(name, files[name]) for name in options.names()], group)
+        nodes = [Node(name, files[name]) for name in options.names()]
+        start_nodes(fleet, nodes, group, app)
     market_file = folder / "market.toml"
     market_file.write_text(to_toml(settings), encoding="utf-8")
     with console.status("submitting the market"):
-        run = fleet.flower.submit(stage_app(folder / "app"), market_file)
+        run = fleet.flower.submit(app, market_file)
     console.print(
         f"{options.institutions} institutions, {fleet.transport}, "
         f"Flower run {run} ({time.monotonic() - started:.0f} s to start)",
@@ -160,12 +162,23 @@ def _run_market(
     return baselines
 
 
-def start_nodes(fleet: Fleet, nodes: list[Node], group: ProcessGroup) -> None:
-    """Start trainers and SuperNodes; an interruption ends them, it doesn't wait for them."""
+def start_nodes(fleet: Fleet, nodes: list[Node], group: ProcessGroup, app: Path) -> None:
+    """Start trainers and SuperNodes; an interruption ends them, it doesn't wait for them.
+
+    Parameters
+    ----------
+    fleet : Fleet
+    nodes : list of Node
+    group : ProcessGroup
+        Of the fleet.
+    app : Path
+        The folder of the app that they allow, which must not change until it is submitted.
+    """
     pool = ThreadPoolExecutor(max_workers=2)
     try:
         for node in nodes:
             fleet.start_trainer(node)
+        fleet.allow(fleet.flower.bundle(app))
         list(pool.map(fleet.start_node, nodes))
         list(pool.map(fleet.wait_for_trainer, nodes))
     except BaseException:

@@ -14,6 +14,7 @@ from ipfl_flower.cli.flower import SCRIPTS, FlowerCli
 from ipfl_flower.cli.flower_versions import fleet_api
 from ipfl_flower.cli.processes import PYTHON, LaunchError, ProcessGroup, free_port, wait_for_port
 from ipfl_flower.cli.superlink_command import superlink_command
+from ipfl_flower.door import allowed
 from ipfl_flower.trainer_api import TrainerClient, TrainerUnreachableError
 
 CONNECTION = "market"
@@ -65,8 +66,8 @@ def environment(home: Path) -> dict[str, str]:
 class Fleet:
     """Starts a SuperLink (gRPC fleet, TLS, node authentication) and its institutions on loopback.
 
-    An institution is two processes, as on its own machines: a trainer, which has the data, and a
-    SuperNode, which is told nothing but where the trainer listens.
+    An institution is what it is on its own machines: a trainer, which has the data, and a SuperNode
+    with our executor, which are told nothing but where the trainer listens.
 
     Parameters
     ----------
@@ -95,6 +96,7 @@ class Fleet:
         self._folder = folder
         self._group = group
         self._sockets = sockets
+        self._door = folder / "door"
         self._fleet_host = fleet_host
         self._fleet_port = fleet_port
         self._control = ""  # HOST:PORT, once the SuperLink has been started
@@ -179,22 +181,45 @@ class Fleet:
                 else:
                     return
 
+    def allow(self, bundle: str) -> None:
+        """Let the institutions run an app bundle, named by its SHA-256 (hex), and no other."""
+        self._door.mkdir(mode=0o700, exist_ok=True)
+        (self._door / allowed.FILE).write_text(f"{bundle}\n")
+
     def start_node(self, node: Node) -> None:
-        """Make a key for `node`, register it with the SuperLink and start its SuperNode."""
-        key = self._folder / "keys" / node.name
-        public = make_node_key(key)
-        self.flower.register(node.name, public)
+        """Make a key for `node`, register it, and start its SuperNode with our executor.
+
+        They are what `ipfl supernode` starts at an institution: the bundle is checked against what
+        `allow` wrote.
+        """
+        port, secret = self._free_port(), self._folder / "keys" / f"{node.name}.secret"
+        options = self.node_options(node, port)
+        write_private(secret, secrets.token_hex(32).encode())
         self._group.start(
             f"supernode-{node.name}",
+            [*options, "--isolation", "process", "--superexec-auth-secret-file", secret],
+            restarts=RESTARTS_MAX,
+        )
+        self._group.start(
+            f"executor-{node.name}",
             [
-                *(SCRIPTS / "flower-supernode", "--superlink", self.fleet_address),
-                *("--root-certificates", self._certificates.ca),
-                *("--auth-supernode-private-key", key),
-                *("--host", "127.0.0.1", "--port", str(self._free_port())),
-                *("--node-config", f"trainer={json.dumps(self._trainer_address(node))}"),
+                *(*PYTHON, "ipfl_flower.door.executor", "--runtime", f"{LOOPBACK}:{port}"),
+                *("--secret", secret, "--folder", self._door, "--parent", str(os.getpid())),
             ],
             restarts=RESTARTS_MAX,
         )
+
+    def node_options(self, node: Node, port: int | None = None) -> list[str | Path]:
+        """Make a key for `node`, register it, and return a command line of its SuperNode."""
+        key = self._folder / "keys" / node.name
+        self.flower.register(node.name, make_node_key(key))
+        return [
+            *(SCRIPTS / "flower-supernode", "--superlink", self.fleet_address),
+            *("--root-certificates", self._certificates.ca),
+            *("--auth-supernode-private-key", key),
+            *("--host", LOOPBACK, "--port", str(port or self._free_port())),
+            *("--node-config", f"trainer={json.dumps(self._trainer_address(node))}"),
+        ]
 
     def _trainer_address(self, node: Node) -> str:
         return f"unix://{self._sockets / node.name}.sock"

@@ -104,8 +104,11 @@ def _fresh_folder() -> Iterator[Path]:
 
 
 def main() -> None:
-    """Answer the task that standard input describes."""
-    task = json.load(sys.stdin)
+    """Answer the task that standard input describes; without one, there is nothing to do."""
+    text = sys.stdin.read()
+    if not text:
+        return  # the executor has ended
+    task = json.loads(text)
     logger.addHandler(handler := logging.StreamHandler())
     handler.setFormatter(logging.Formatter("ipfl: %(message)s"))
     start_parent_process_monitor(task["parent"])

@@ -60,16 +60,83 @@ def serve(runtime: str, secret: Path, folder: Path) -> None:
     client = runtime_client(runtime, secret)
     _wait_for(runtime)
     request = AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP])
-    running: subprocess.Popen[bytes] | None = None
+    apps = ClientApps(runtime, folder)
     while True:
         answer = client.AcquireTask(request)
         if answer.HasField("task") and answer.token:
-            end_former(running)
-            running = _start(runtime, answer.token, folder)
-        elif running is not None and running.poll() is not None:
-            end_former(running)
-            running = None
+            apps.answer(answer.token)
+        apps.tend()
         time.sleep(POLL_S)
+
+
+class ClientApps:
+    """One client app at a time, a process a message, and the next one ready before its message.
+
+    A client app takes seconds of a processor to load Flower, more than a small model takes to
+    travel. So one that has loaded it, and nothing of a bundle, waits for a task whenever none runs.
+
+    Parameters
+    ----------
+    runtime : str
+        ``host:port`` of the SuperNode's Runtime API.
+    folder : Path
+        The institution's.
+    """
+
+    def __init__(self, runtime: str, folder: Path) -> None:
+        self._runtime = runtime
+        self._folder = folder
+        self._running: subprocess.Popen[bytes] | None = None
+        self._ready: subprocess.Popen[bytes] | None = _started()
+
+    def answer(self, token: str) -> None:
+        """Give the task that `token` opens to the client app that is ready."""
+        end_former(self._running)
+        ready, self._ready = self._ready, None
+        if ready is None or ready.poll() is not None:
+            ready = _started()
+        self._running = ready
+        try:
+            allowed = sorted(read_allowed(self._folder))
+        except AllowedError as error:
+            logger.warning("%s; no app bundle runs until then", error)
+            allowed = []
+        task = {
+            "runtime": self._runtime,
+            "token": token,
+            "parent": os.getpid(),
+            "allowed": allowed,
+            "folder": str(self._folder),
+        }
+        # Through a pipe: a command line is everybody's to read, and the token is not.
+        with suppress(BrokenPipeError), cast("IO[bytes]", ready.stdin) as pipe:
+            pipe.write(json.dumps(task).encode())
+
+    def tend(self) -> None:
+        """Note the end of the client app that ran, and have the next one get ready.
+
+        Raises
+        ------
+        RuntimeError
+            If it ended by itself: so would the next.
+        """
+        if self._running is not None and self._running.poll() is not None:
+            end_former(self._running)
+            self._running = None
+        code = None if self._ready is None else self._ready.poll()
+        if code is not None and code >= 0:  # below: a signal killed it
+            raise RuntimeError(f"{CLIENT_APP} ended before any message, with exit code {code}")
+        if self._running is None and (self._ready is None or code is not None):
+            self._ready = _started()
+
+
+def _started() -> "subprocess.Popen[bytes]":
+    # -P: only what is installed can be imported before the bundle has been checked.
+    return subprocess.Popen(  # noqa: S603
+        [sys.executable, "-P", CLIENT_APP],
+        stdin=subprocess.PIPE,
+        env=client_environment(os.environ),
+    )
 
 
 def runtime_client(runtime: str, secret: Path, ca: Path | None = None) -> RuntimeHttpClient:
@@ -119,31 +186,6 @@ def end_former(process: "subprocess.Popen[bytes] | None") -> None:
         return
     if code != 0:
         logger.error("the client app's process ended with exit code %d", code)
-
-
-def _start(runtime: str, token: str, folder: Path) -> "subprocess.Popen[bytes]":
-    try:
-        allowed = sorted(read_allowed(folder))
-    except AllowedError as error:
-        logger.warning("%s; no app bundle runs until then", error)
-        allowed = []
-    task = {
-        "runtime": runtime,
-        "token": token,
-        "parent": os.getpid(),
-        "allowed": allowed,
-        "folder": str(folder),
-    }
-    # -P: only what is installed can be imported before the bundle has been checked. The token goes
-    # through a pipe: a command line is everybody's to read.
-    process = subprocess.Popen(  # noqa: S603
-        [sys.executable, "-P", CLIENT_APP],
-        stdin=subprocess.PIPE,
-        env=client_environment(os.environ),
-    )
-    with suppress(BrokenPipeError), cast("IO[bytes]", process.stdin) as pipe:
-        pipe.write(json.dumps(task).encode())
-    return process
 
 
 def client_environment(ours: Mapping[str, str]) -> dict[str, str]:

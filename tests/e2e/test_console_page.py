@@ -61,12 +61,33 @@ class Page:
     def log_in(self, token):
         self.browser.get(self.address)
         self.until(lambda: self.one("#login").is_displayed(), "the login")
-        self.one("#login [name='token']").send_keys(token, Keys.ENTER)
+        self.type("#login [name='token']", token, Keys.ENTER)
         self.until(lambda: self.all("#graph"), "the graph")
 
     def view(self, name):
-        self.one(f"nav a[href='#{name}']").click()
-        self.until(lambda: self.one(f"nav a[href='#{name}']").get_attribute("aria-current"), name)
+        self.click(f"nav a[href='#{name}']")
+        self.until(lambda: self.attribute(f"nav a[href='#{name}']", "aria-current"), name)
+
+    def click(self, selector):
+        self.act(selector, lambda element: element.click())
+
+    def type(self, selector, *keys):
+        self.act(selector, lambda element: element.send_keys(*keys))
+
+    def attribute(self, selector, name):
+        return self.act(selector, lambda element: element.get_attribute(name))
+
+    def text(self, selector="main"):
+        return self.act(selector, lambda element: element.text)
+
+    def texts(self, selector):
+        return self.until(
+            lambda: ([element.text for element in self.all(selector)],), f"the texts of {selector}"
+        )[0]
+
+    def act(self, selector, act):
+        """Find an element and do something with it, again if the page took it away in between."""
+        return self.until(lambda: (act(self.one(selector)),), selector)[0]
 
     def one(self, selector):
         return self.browser.find_element(By.CSS_SELECTOR, selector)
@@ -74,12 +95,9 @@ class Page:
     def all(self, selector):
         return self.browser.find_elements(By.CSS_SELECTOR, selector)
 
-    def text(self, selector="main"):
-        return self.one(selector).text
-
     def until(self, holds, what):
         wait = WebDriverWait(self.browser, WAIT_S, 0.05, [StaleElementReferenceException])
-        wait.until(lambda _: holds(), f"waited {WAIT_S} s for {what}")
+        return wait.until(lambda _: holds(), f"waited {WAIT_S} s for {what}")
 
     def until_text(self, *parts, selector="main"):
         self.until(lambda: all(p in self.text(selector) for p in parts), f"{parts} in {selector}")
@@ -117,16 +135,15 @@ def test_the_operator_sees_the_graph_slides_through_rounds_and_asks_why(page):
     page.slide_to(4)
     page.until(lambda: len(page.all(".edge")) == int(last.imports.sum()), "round 4's edges")
 
-    edge = page.one(".edge-hit")
-    edge.send_keys(Keys.ENTER)  # with the keyboard, as a click would
+    page.type(".edge-hit", Keys.ENTER)  # with the keyboard, as a click would
     page.until_text("Why ", "marginal gain", "full price", "threshold", selector="#why")
-    assert page.one("#why [data-reason]").get_attribute("data-reason") == "bought"
+    assert page.attribute("#why [data-reason]", "data-reason") == "bought"
     assert len(page.all(".edge.chosen")) == 1
     page.shoot("market-why")
 
-    page.one("#buyer").send_keys("elm")
-    page.one("#seller").send_keys("alder")
-    page.one("[data-key='ask']").click()
+    page.type("#buyer", "elm")
+    page.type("#seller", "alder")
+    page.click("[data-key='ask']")
     page.until_text("elm does not buy from alder", "budget", selector="#why")
     page.shoot("market-why-not")
 
@@ -142,7 +159,7 @@ def test_the_other_views_show_rounds_money_and_learning(page):
     page.view("learning")
     page.until_text("Test accuracy")
     assert len(page.all("main .line")) >= len(console_market.NAMES) - 1
-    page.one("#learner").send_keys("birch")
+    page.type("#learner", "birch")
     page.until_text("Test accuracy of birch", "first, trained alone")
     page.shoot("learning")
 
@@ -153,17 +170,17 @@ def test_an_institution_logs_in_and_sees_its_own_lines_alone(page, folder):
     cleared = console_market.settlement(0).clearing
     own = int(cleared.imports[0].sum() + cleared.imports[:, 0].sum())
     page.until(lambda: len(page.all(".edge")) == own, "alder's own edges")
-    page.one(".edge-hit").send_keys(Keys.ENTER)
+    page.type(".edge-hit", Keys.ENTER)
     page.until_text("Why ", "paid", selector="#why")
     page.shoot("institution-market")
     page.view("money")
     page.until_text("Statement of")
-    accounts = [row.text for row in page.all("main .card:first-child table tbody tr")]
+    accounts = page.texts("main .card:first-child table tbody tr")
     assert [row.split()[0] for row in accounts] == ["alder"]
     page.view("rounds")
     page.until_text("Rounds")
     assert "cedar" not in page.text()
-    page.one("#logout").click()
+    page.click("#logout")
     page.until(lambda: page.one("#login").is_displayed(), "the login")
     assert page.text("main") == ""
     page.browser.refresh()
@@ -187,7 +204,7 @@ def test_it_fits_a_telephone_in_the_dark(page):
     assert page.browser.execute_script(colour) == "rgb(21, 24, 27)"
 
 
-def test_the_page_follows_a_market_that_gets_on(tmp_path):
+def test_the_page_follows_a_market_that_gets_on_and_takes_nothing_from_the_users_hands(tmp_path):
     file = tmp_path / "ledger.db"
     with Ledger.open(file) as ledger:
         console_market.play(ledger)
@@ -195,8 +212,19 @@ def test_the_page_follows_a_market_that_gets_on(tmp_path):
             page = Page(browser, address)
             browser.get(address)
             page.until_text("waiting for birch", selector="#now")
+            page.until_text("Round 4: delivered")
+            page.type("#buyer", "elm")
+            form = [page.one(selector) for selector in ("#buyer", "#seller", "[data-key='ask']")]
+            slider = page.one("#round")
             ledger.refuse(5, console_market.BIRCH, "it is away")
             page.until_text("8 of 9 replied;", selector="#now")
+            ledger.commit(console_market.settlement(5, missing=(console_market.BIRCH,)))
+            page.until_text("Round 5: settled")
+            assert slider.get_attribute("value") == "5"
+            assert browser.switch_to.active_element == form[0]
+            assert [element.get_attribute("value") for element in form[:2]] == ["elm", "birch"]
+            form[2].click()
+            page.until_text("elm does not buy from birch", selector="#why")
             assert [entry["message"] for entry in browser.get_log("browser")] == []
 
 

@@ -24,14 +24,16 @@ from ipfl_flower.cli.receipts import audit_receipts
 from ipfl_flower.ledger import Ledger, State
 
 SUPERLINK = "ipfl_flower.cli.server_superlink"
+EXECUTOR = "ipfl_flower.door.executor"
 TRAINER = "ipfl_flower.trainer.serve"
 # What is killed, how often relative to the others, and whether all that it started dies with it,
 # as when its container is killed.
 VICTIMS = {
     SUPERLINK: (2, False),
     "flwr-serverapp": (3, False),
-    "flower-supernode": (4, True),
-    "flwr-clientapp": (4, False),
+    "flower-supernode": (4, False),
+    EXECUTOR: (1, True),
+    "clientapp.py": (4, False),
     TRAINER: (4, False),
 }
 # Long enough to see a ClientApp, which lives for seconds.

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 from support.restarting import RestartingGroup
 
-from ipfl_flower.cli.bundle import to_toml
+from ipfl_flower.cli.bundle import stage_app, to_toml
 from ipfl_flower.cli.demo import (
     DemoOptions,
     market_settings,
@@ -73,14 +73,23 @@ class RealMarket:
                 ours = str(self.folder) in process.environ().get("FLWR_HOME", "")
                 if not ours or process.status() == psutil.STATUS_ZOMBIE:
                     continue
-                # The interpreter, and what it runs; what a supervisor runs is not the supervisor.
-                _, script, *rest = process.cmdline()
-                runs = rest[0] if script == "-m" else script.rpartition("/")[2]
-                if runs == program:
+                if program_of(process.cmdline()) == program:
                     found.append(process)
             except (psutil.Error, ValueError, IndexError):
                 continue
         return found
+
+
+def program_of(command: list[str]) -> str | None:
+    """Return the script or module that an interpreter was started with."""
+    # What a supervisor runs, further right, is not the supervisor.
+    rest = iter(command[1:])
+    for part in rest:
+        if part == "-m":
+            return next(rest, None)
+        if not part.startswith("-"):
+            return part.rpartition("/")[2]
+    return None
 
 
 @contextmanager
@@ -97,7 +106,8 @@ def real_market(options: DemoOptions, folder: Path, **settings: object) -> Itera
             group, "initial", "--task", "digits", "--seed", 1, "--out", theta0_file(folder)
         )
         fleet.start_superlink()
-        start_nodes(fleet, [Node(name, file) for name, file in files.items()], group)
+        nodes = [Node(name, file) for name, file in files.items()]
+        start_nodes(fleet, nodes, group, stage_app(folder / "app"))
         market = folder / "market.toml"
         market.write_text(to_toml({**market_settings(options, folder), **settings}))
         with (folder / "printed").open("w") as printed:

@@ -82,6 +82,8 @@ def test_a_connection_between_two_looks_counts(counters):
     [
         (["/venv/bin/python3", "/venv/bin/flower-supernode", "--port", "1"], "supernode"),
         (["/venv/bin/flwr-clientapp", "--token", "x"], "clientapp"),
+        (["python", "-P", "/venv/ipfl_flower/door/clientapp.py"], "clientapp"),
+        (["python", "-P", "-m", "ipfl_flower.door.executor", "--secret", "s"], "superexec"),
         (["python", "-m", "ipfl_flower.trainer.serve", "a.toml"], "trainer"),
         (["python", "-P", "-m", "ipfl_flower.cli.server_executor", "--secret", "s"], "superexec"),
         (["python", "-P", "-m", "ipfl_flower.cli.server_superlink", "--port", "1"], "superlink"),

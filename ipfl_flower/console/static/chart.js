@@ -33,20 +33,12 @@ export function lines(title, unit, rounds, series, format) {
   const [first, last] = [rounds[0], rounds.at(-1)];
   const x = (round) => LEFT + ((WIDTH - LEFT - RIGHT) * (round - first)) / Math.max(1, last - first);
   const y = (value) => HEIGHT - BOTTOM - ((HEIGHT - TOP - BOTTOM) * (value - low + pad)) / (high - low + 2 * pad);
-  const paths = series.map((item, k) => trace(item, k, rounds, x, y));
-  const legend = el("div", { class: "legend", role: "group", "aria-label": "Bring out a line" });
-  const chosen = lit.get(title);
-  const light = (name) => {
-    lit.set(title, name);
-    for (const path of paths) path.classList.toggle("faint", name !== null && path.dataset.name !== name);
-    for (const button of legend.children) button.setAttribute("aria-pressed", String(button.dataset.name === name));
-  };
-  legend.append(...series.map((item, k) => el("button", {
-    type: "button", "data-name": item.name, "data-key": `${title} ${item.name}`, "aria-pressed": "false",
-    onclick: (event) => light(event.currentTarget.getAttribute("aria-pressed") === "true" ? null : item.name),
+  const chosen = series.some((item) => item.name === lit.get(title)) ? lit.get(title) : null;
+  const legend = el("div", { class: "legend", role: "group", "aria-label": "Bring out a line" }, series.map((item, k) => el("button", {
+    type: "button", "data-name": item.name, "data-key": `${title} ${item.name}`,
+    onclick: ({ currentTarget }) => light(currentTarget.closest(".plot"), title, currentTarget.getAttribute("aria-pressed") === "true" ? null : item.name),
   }, svg("svg", { viewBox: "0 0 16 8", "aria-hidden": "true" }, svg("path", { d: "M0 4H16", class: `line s${k % COLOURS}${item.dashed ? " dashed" : ""}` })), item.name)));
-  if (chosen && series.some((item) => item.name === chosen)) light(chosen);
-  return [
+  const plot = el("div", { class: "plot", "data-key": `plot ${title}` },
     el("h2", {}, title),
     svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, class: "chart", role: "img", "aria-label": `${title}, ${unit}, rounds ${first} to ${last}, from ${format(low)} to ${format(high)}` },
       ticks(low - pad, high + pad).map((value) => [
@@ -55,9 +47,17 @@ export function lines(title, unit, rounds, series, format) {
       ]),
       ticks(first, last).filter(Number.isInteger).map((round) =>
         svg("text", { x: x(round), y: HEIGHT - 10, "text-anchor": "middle", class: "axis" }, String(round))),
-      paths),
-    legend,
-  ];
+      series.map((item, k) => trace(item, k, rounds, x, y))),
+    legend);
+  light(plot, title, chosen);
+  return plot;
+}
+
+/** Bring out the line called `name`, or none. */
+function light(plot, title, name) {
+  lit.set(title, name);
+  for (const path of plot.querySelectorAll(".chart .line")) path.classList.toggle("faint", name !== null && path.dataset.name !== name);
+  for (const button of plot.querySelectorAll(".legend button")) button.setAttribute("aria-pressed", String(button.dataset.name === name));
 }
 
 /** Reduce in pieces: a call takes only so many arguments. */

@@ -13,6 +13,7 @@ const VIEWS = { market, rounds, money, learning };
 const at = (id) => document.getElementById(id);
 let session = null;
 let status = null;
+let looking = null; // the look that is under way
 let shown = 0;
 let known = false; // whether it was asked who is logged in
 let failed = false; // whether what is shown says so
@@ -35,7 +36,7 @@ async function draw() {
     const content = await VIEWS[name](status, session, draw);
     if (mine === shown) show(at("view"), content);
   } catch (error) {
-    fail(error);
+    if (mine === shown) fail(error);
   }
 }
 
@@ -47,11 +48,19 @@ function headline() {
   return `round ${now.number}: ${now.state.toLowerCase()}, ${now.reported} of ${now.asked} replied${waiting}${served}`;
 }
 
-async function look() {
+/** Look whether the market has got on: one look at a time, however long it takes. */
+function look() {
+  looking ??= lookNow().finally(() => { looking = null; });
+  return looking;
+}
+
+async function lookNow() {
   if (!known) await begin();
-  if (session === null) return;
+  const who = session;
+  if (who === null) return;
   try {
     const found = await get("status");
+    if (session !== who) return; // logged out meanwhile
     const changed = JSON.stringify(found) !== JSON.stringify(status);
     status = found;
     if (!changed && !failed) return;
@@ -59,7 +68,7 @@ async function look() {
     at("now").textContent = headline();
     await draw();
   } catch (error) {
-    fail(error);
+    if (session === who) fail(error);
   }
 }
 
@@ -75,6 +84,7 @@ function fail(error) {
 
 function enter(who) {
   session = who;
+  shown += 1; // what is being drawn is of another
   known = true;
   status = null;
   at("login").hidden = who !== null;
@@ -94,6 +104,7 @@ at("login").addEventListener("submit", async (event) => {
   try {
     enter(await logIn(at("login").token.value.trim()));
     at("login").reset();
+    await looking;
     await look();
   } catch (error) {
     at("refused").textContent = error instanceof Refused ? error.message : "the console can't be reached";

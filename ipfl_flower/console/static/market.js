@@ -12,23 +12,24 @@ const THICK_MAX = 40;
 const DRAWN_MAX = 2000;
 const TABBABLE_MAX = 150;
 
-const state = { round: null, buyer: null, seller: null };
+// The pair that is explained, the one that the form asks about, and how often there was something to explain.
+const state = { round: null, buyer: null, seller: null, asked: { buyer: null, seller: null }, turn: 0 };
 
 export async function market(status, session, redraw) {
   if (status.rounds === 0) return el("p", { class: "card" }, "No round has begun yet.");
   const last = status.last_settled ?? status.rounds - 1;
   const round = Math.min(state.round ?? last, status.rounds - 1);
   const graph = await get(`rounds/${round}/market`);
-  const panel = el("section", { class: "card", "aria-live": "polite", id: "why" });
+  state.turn += 1;
   const choose = async (buyer, seller) => {
-    Object.assign(state, { buyer, seller });
-    mark(buyer, seller);
-    await explain(panel, graph, buyer, seller);
+    Object.assign(state, { buyer, seller, asked: { buyer, seller } });
+    const turn = ++state.turn;
+    mark();
+    const content = await explain(graph, buyer, seller);
+    if (turn === state.turn) show(document.getElementById("why"), content); // else it is of another pair or round
   };
   const names = graph.nodes.map((node) => node.name);
-  if (explained(graph, session, names)) await explain(panel, graph, state.buyer, state.seller);
-  else show(panel, el("h2", {}, "Why?"), el("p", { class: "soft" }, "Choose an arrow, or a buyer and a seller."));
-  queueMicrotask(() => setTimeout(() => mark(state.buyer, state.seller)));
+  const panel = el("section", { class: "card", "aria-live": "polite", id: "why" }, await reasons(graph, session, names));
   return [
     slider(status, round, last, redraw),
     el("div", { class: "split" },
@@ -44,6 +45,13 @@ function explained(graph, session, names) {
   const { buyer, seller } = state;
   if (session.role !== "operator") return graph.edges.some((edge) => edge.buyer === buyer && edge.seller === seller);
   return graph.selection !== null && names.includes(buyer) && names.includes(seller);
+}
+
+async function reasons(graph, session, names) {
+  if (!explained(graph, session, names)) return [el("h2", {}, "Why?"), el("p", { class: "soft" }, "Choose an arrow, or a buyer and a seller.")];
+  const { buyer, seller } = state;
+  const content = await explain(graph, buyer, seller);
+  return state.buyer === buyer && state.seller === seller ? content : reasons(graph, session, names);
 }
 
 function slider(status, round, last, redraw) {
@@ -77,9 +85,14 @@ function heading(graph) {
 
 const keyOf = (buyer, seller) => JSON.stringify([buyer, seller]);
 
-function mark(buyer, seller) {
+/** Mark the pair that is explained, in the graph and in the form. */
+function mark() {
   for (const edge of document.querySelectorAll(".edge")) {
-    edge.classList.toggle("chosen", edge.dataset.pair === keyOf(buyer, seller));
+    edge.classList.toggle("chosen", edge.dataset.pair === keyOf(state.buyer, state.seller));
+  }
+  for (const role of ["buyer", "seller"]) {
+    const box = document.getElementById(role); // an institution has none
+    if (box) box.value = state[role];
   }
 }
 
@@ -131,7 +144,7 @@ function arrow(edge, places, size, scale, tabbable, choose) {
   return [
     svg("path", { d, class: "edge-hit", role: "button", tabindex: tabbable ? "0" : "-1", "aria-label": said, "data-key": `edge ${pair}`, "data-pair": pair, onclick: pick, onkeydown },
       svg("title", {}, said)),
-    svg("path", { d, class: "edge", "data-pair": pair, "stroke-width": (0.6 + 4.4 * scale * Math.sqrt(edge.price)).toFixed(2), "marker-end": "url(#tip)" }),
+    svg("path", { d, class: pair === keyOf(state.buyer, state.seller) ? "edge chosen" : "edge", "data-key": `line ${pair}`, "data-pair": pair, "stroke-width": (0.6 + 4.4 * scale * Math.sqrt(edge.price)).toFixed(2), "marker-end": "url(#tip)" }),
   ];
 }
 
@@ -153,30 +166,31 @@ function dot({ node, angle, x, y }, size, count) {
 }
 
 function pairs(names, choose) {
-  const select = (label, key) => {
-    const box = el("select", { "data-key": key, id: key }, names.map((name) => el("option", { value: name }, name)));
-    box.value = names.includes(state[key]) ? state[key] : names[key === "buyer" ? 0 : Math.min(1, names.length - 1)];
-    return [el("label", {}, label, box), box];
+  const { asked } = state;
+  ["buyer", "seller"].forEach((role, k) => {
+    if (!names.includes(asked[role])) asked[role] = names[Math.min(k, names.length - 1)];
+  });
+  const select = (label, role) => {
+    const box = el("select", { "data-key": role, id: role, onchange: (event) => { state.asked[role] = event.target.value; } },
+      names.map((name) => el("option", { value: name }, name)));
+    box.value = asked[role];
+    return el("label", {}, label, box);
   };
-  const [buyerLabel, buyer] = select("Buyer", "buyer");
-  const [sellerLabel, seller] = select("Seller", "seller");
-  return el("form", { class: "row card", onsubmit: (event) => { event.preventDefault(); choose(buyer.value, seller.value); } },
-    buyerLabel, sellerLabel, el("button", { type: "submit", "data-key": "ask" }, "Why?"));
+  return el("form", { class: "row card", onsubmit: (event) => { event.preventDefault(); choose(state.asked.buyer, state.asked.seller); } },
+    select("Buyer", "buyer"), select("Seller", "seller"), el("button", { type: "submit", "data-key": "ask" }, "Why?"));
 }
 
-async function explain(panel, graph, buyer, seller) {
+async function explain(graph, buyer, seller) {
   let why;
   if (buyer === seller || graph.selection === null) {
     const text = buyer === seller ? "Nobody buys from itself: choose two." : "This round is not settled.";
-    show(panel, el("h2", {}, "Why?"), el("p", { class: "soft" }, text));
-    return;
+    return [el("h2", {}, "Why?"), el("p", { class: "soft" }, text)];
   }
   try {
     why = await get(`rounds/${graph.round}/market/${part(buyer)}/${part(seller)}`);
   } catch (error) {
     if (!(error instanceof Refused) || error.status === 401) throw error;
-    show(panel, el("h2", {}, "Why?"), el("p", { class: "soft" }, error.message));
-    return;
+    return [el("h2", {}, "Why?"), el("p", { class: "soft" }, error.message)];
   }
   const lines = [
     ["paid", why.paid === null ? null : credits(why.paid)],
@@ -189,11 +203,12 @@ async function explain(panel, graph, buyer, seller) {
     ["buyer's budget", why.full_price === null ? null : (why.budget ?? "endless")],
     ["its bill would be", why.bill === null ? null : credits(why.bill)],
   ].filter(([, value]) => value !== null);
-  show(panel,
+  return [
     el("h2", {}, why.bought ? `Why ${buyer} buys from ${seller}` : `Why ${buyer} does not buy from ${seller}`),
     el("p", { class: why.bought ? "good" : "bad", "data-reason": why.reason }, why.text),
     why.full_price === null ? null : bars(why),
-    el("dl", {}, lines.map(([name, value]) => [el("dt", {}, name), el("dd", {}, typeof value === "number" ? real(value, 6) : value)])));
+    el("dl", {}, lines.map(([name, value]) => [el("dt", {}, name), el("dd", {}, typeof value === "number" ? real(value, 6) : value)])),
+  ];
 }
 
 function bars(why) {
