@@ -112,7 +112,9 @@ def line_chart(
     ends = _ends(painted, levels, xs, show)
     marks = ticks(low, high)
     left = 14 + CHARACTER * FONT * max(len(show_tick(mark)) for mark in marks)
-    right = 16 + CHARACTER * FONT * max([0, *(len(end.text) for end in ends)])
+    # Bold letters are wider.
+    wide = [len(end.text) * (1.2 if "bold" in end.kind else 1.0) for end in ends]
+    right = 16 + CHARACTER * FONT * max([0.0, *wide])
     first, last = (xs[0], xs[-1]) if xs else (0.0, 1.0)
     x = Scale(first, last, left, size.width - right)
     y = Scale(low, high, size.height - 40, size.top + 6)

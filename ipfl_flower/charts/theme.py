@@ -75,16 +75,16 @@ CHART_CSS: Final = f"""\
 {_SERIES}
 .chart .line.strong {{ stroke-width: 3.4; }}
 .chart .line.dashed {{ stroke-dasharray: 5 4; }}
-.chart .line.faint {{ stroke-width: 1; opacity: .28; }}
-.chart .band {{ opacity: .18; }}
+.chart .line.faint {{ stroke-width: 1; stroke-opacity: .28; }}
+.chart .band {{ fill-opacity: .18; }}
 .chart .point {{ stroke: var(--card); stroke-width: 1; }}
 .chart .level {{ stroke: var(--soft); fill: none; stroke-width: 1.6; stroke-dasharray: 7 4; }}
-.chart .leader {{ fill: none; stroke-width: 1; opacity: .6; }}
+.chart .leader {{ fill: none; stroke-width: 1; stroke-opacity: .6; }}
 .chart .leader.soft {{ stroke: var(--soft); }}
 .chart .bold, .chart .name, .chart .inside {{ font-weight: 600; }}
 .chart .spread {{ stroke: var(--ink); stroke-width: 1.4; fill: none; }}
-.chart .edges path {{ fill: none; stroke: var(--edge); opacity: .8; }}
-.chart .edges.dense path {{ opacity: .5; }}
+.chart .edges path {{ fill: none; stroke: var(--edge); stroke-opacity: .8; }}
+.chart .edges.dense path {{ stroke-opacity: .5; }}
 .chart .arrow {{ fill: var(--edge); }}
 .chart .body {{ fill: var(--card); stroke: var(--line); stroke-width: 5; }}
 .chart .body.small {{ stroke: var(--soft); stroke-width: 1.5; }}

@@ -124,6 +124,19 @@ def test_the_ledger_commands_agree_with_the_result(outcome):
         assert statement[key] == result["institutions"][0][key]
 
 
+def test_its_report_agrees_with_the_result_and_has_its_baselines(outcome, tmp_path):
+    folder, result, _ = outcome
+    output = tmp_path / "report.html"
+    subprocess.run([IPFL, "report", folder / "ledger.db", "--output", output], check=True)
+    page = output.read_text()
+    assert result["ledger"]["head"] in page
+    assert "Baselines are from result.json." in page
+    for row in result["institutions"]:
+        keys = "accuracy", "local_accuracy", "fedavg_accuracy"
+        shown = "".join(f'<td class="number">{100 * row[key]:.1f}</td>' for key in keys)
+        assert f'<th scope="row">{row["name"]}</th>{shown}' in page
+
+
 def test_a_changed_amount_is_found(outcome, tmp_path):
     folder, _, _ = outcome
     for file in folder.glob("ledger.db*"):
