@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.experiments import tiny
 
 from ipfl_flower.experiment.attacks import ATTACKS
 from ipfl_flower.experiment.cache import Cache
 from ipfl_flower.experiment.definition import Choice, ExperimentError
+from ipfl_flower.experiment.settings import SETTINGS
 from ipfl_flower.experiment.studies import attacks as attacks_module
 from ipfl_flower.experiment.studies import clusters as clusters_module
 from ipfl_flower.experiment.studies import inclusive as inclusive_module
@@ -18,6 +20,7 @@ from ipfl_flower.experiment.studies import server
 from ipfl_flower.experiment.studies.ablation import ablation, boundary
 from ipfl_flower.experiment.studies.attacks import attacked, attacks
 from ipfl_flower.experiment.studies.bench import Bench
+from ipfl_flower.experiment.studies.economies import bought, economies
 from ipfl_flower.experiment.studies.gates import market_gates
 from ipfl_flower.experiment.studies.inclusive import inclusive
 from ipfl_flower.experiment.studies.liars import (
@@ -36,6 +39,7 @@ from ipfl_flower.experiment.studies.tasks import cumulated, tasks, verdict
 from ipfl_flower.experiment.studies.trained_liars import lying_setting, trained
 from ipfl_flower.experiment.tables import rows
 from ipfl_flower.market import Rules, Terms, distances
+from ipfl_flower.tasks import TaskDataError
 
 
 @pytest.fixture
@@ -321,6 +325,26 @@ def test_in_an_inclusive_market_everybody_plays_its_role(bench, monkeypatch):
     assert roles["ipfl", "seller"]["net"][0] < 0 < roles["ipfl", "buyer"]["net"][0]
     assert [chart.name for chart in finding.charts] == ["inclusive-cheap"]
     assert tuple(line.name for line in finding.charts[0].lines) == inclusive_module.ROLES
+
+
+# --- both economics
+
+
+def test_both_economics_are_played_and_missing_data_is_said(bench, monkeypatch):
+    def unfound(choice):
+        raise TaskDataError("no moon in sight: fly there")
+
+    monkeypatch.setitem(SETTINGS, "tiny", lambda choice: tiny(choice.seed, rounds=2))
+    monkeypatch.setitem(SETTINGS, "moon", unfound)
+    finding = economies(bench, ["tiny", "moon"])
+    plays = {(one["market"], one["economics"]): one for one in finding.data["plays"]}
+    assert len(plays) == len(finding.tables[0].rows) == 4
+    assert plays["ipfl", "cheap"]["utility"][0] > plays["ipfl", "paper"]["utility"][0]
+    assert finding.said[-1] == "`moon`: **not played**: setting moon: no moon in sight: fly there"
+
+
+def test_models_bought_are_counted_by_institution_and_round():
+    assert bought({"rounds": [{"imports": [[1], [0, 2], []]}, {"imports": [[], [], []]}]}) == 0.5
 
 
 # --- the main table and the gates

@@ -7,6 +7,7 @@ from ipfl_flower.experiment.definition import ExperimentError
 from ipfl_flower.experiment.studies.ablation import ablation
 from ipfl_flower.experiment.studies.attacks import attacks
 from ipfl_flower.experiment.studies.bench import Bench
+from ipfl_flower.experiment.studies.economies import economies
 from ipfl_flower.experiment.studies.finding import Finding
 from ipfl_flower.experiment.studies.gates import gates
 from ipfl_flower.experiment.studies.inclusive import inclusive
@@ -18,6 +19,7 @@ Study: TypeAlias = Callable[[Bench], Finding]
 
 STUDIES: Final[Mapping[str, Study]] = {
     "gates": gates,
+    "economies": economies,
     "scale": scale,
     "liars": liars,
     "sensitivity": sensitivity,
