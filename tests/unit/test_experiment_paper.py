@@ -29,6 +29,9 @@ TABLE = {
     "mixed_finance": (6, 10, 5, 1, 3),
     "cofinance": (8, 10, 5, 1, 2),
 }
+# A dozen CPU seconds at most, but more on a machine that does other things.
+pytestmark = pytest.mark.timeout(600)
+
 FINANCE = ("mixed_finance", "cofinance")
 
 

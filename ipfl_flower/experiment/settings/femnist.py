@@ -16,7 +16,7 @@ def femnist(choice: Choice) -> Setting:
         "femnist",
         f"FEMNIST, {count} writers",
         slices(count, **options),
-        sgd=sgd_of(choice, 50),
+        sgd=sgd_of(choice, 50, quick=(30, 0.1)),
         distance_weight=1.0,
         eta=5.0,
     )

@@ -69,10 +69,11 @@ def paper_setting(  # one argument for each column of the paper's table
     )
 
 
-def sgd_of(choice: Choice, iterations: int, *, quick_rate: float = 0.02) -> Sgd:
-    """Return the paper's SGD with so many steps a round; few, and larger ones, when it is quick."""
+def sgd_of(choice: Choice, iterations: int, *, quick: tuple[int, float] = (20, 0.02)) -> Sgd:
+    """Return the paper's SGD with so many steps a round; when quick, so many and so large ones."""
     if choice.quick:
-        return Sgd(iterations=10, batch_size=32, learning_rate=quick_rate, momentum=0.9)
+        steps, rate = quick
+        return Sgd(iterations=steps, batch_size=32, learning_rate=rate, momentum=0.9)
     return Sgd(
         iterations=iterations,
         batch_size=64,

@@ -15,7 +15,7 @@ def shakespeare(choice: Choice) -> Setting:
         options |= {"model": "gru", "length": 40, "samples": 120, "validation": 30, "test": 60}
     else:
         options |= {"model": "lstm", "proportional": True}
-    sgd = sgd_of(choice, 200, quick_rate=0.5)
+    sgd = sgd_of(choice, 200, quick=(20, 1.0))
     return paper_setting(
         choice,
         "shakespeare",
