@@ -5,9 +5,11 @@ import json
 import os
 import sys
 from math import inf
+from pathlib import Path
 
 import pytest
 from support.experiments import tiny
+from support.shared_data import shared_file
 
 from ipfl_flower.cli import experiment as command
 from ipfl_flower.experiment import runner, settings
@@ -179,9 +181,9 @@ def test_a_stand_in_is_said_to_be_one(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["moon"], "setting 'moon' is not known: choose from fashion_dirichlet, "),
+        (["moon"], "setting 'moon' is not known: choose from cifar10_cluster, "),
         (["fashion_iid", "--methods=magic"], "method 'magic' is not known: choose from ipfl, "),
-        ([], "name a setting, or say --all: fashion_dirichlet, "),
+        ([], "name a setting, or say --all: cifar10_cluster, "),
         (["fashion_iid", "--seeds=0"], "--seeds must be ≥ 1, is 0"),
         (
             ["fashion_iid", "--data-dir=/nowhere", "--seeds=1", "--methods=local"],
@@ -220,12 +222,14 @@ def test_the_command_becomes_the_program(monkeypatch, tmp_path):
 @pytest.mark.parametrize("name", sorted(SETTINGS))
 @pytest.mark.parametrize("quick", [False, True])
 def test_every_setting_is_what_it_says(name, quick):
-    setting = build(name, Choice(3, quick=quick))
+    needed = {"cifar10": "cifar10_small.npz", "pacs": "pacs32.npz"}.get(name.split("_")[0])
+    folder = Path(shared_file(needed)) if needed else None
+    setting = build(name, Choice(3, quick=quick, data_dir=folder))
     assert setting.name == name
     assert setting.seed == 3
-    assert setting == build(name, Choice(3, quick=quick))
+    assert setting == build(name, Choice(3, quick=quick, data_dir=folder))
     assert len({seat.name for seat in setting.seats}) == len(setting.seats)
-    assert setting != build(name, Choice(4, quick=quick))
+    assert setting != build(name, Choice(4, quick=quick, data_dir=folder))
     assert len(setting.title) <= 90
 
 

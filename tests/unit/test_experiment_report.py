@@ -98,9 +98,7 @@ def test_the_program_plays_a_study_by_name(tmp_path, capsys, monkeypatch):
 def test_an_unknown_study_names_those_that_there_are(tmp_path, capsys):
     assert main(["--study=sun", f"--output={tmp_path}"]) == 1
     line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith(
-        "ipfl experiment: study 'sun' is not known: choose from gates, "
-    )
+    assert line.startswith("ipfl experiment: study 'sun' is not known: choose from gates, ")
 
 
 @pytest.mark.parametrize("name", sorted(STUDIES))
