@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -92,10 +93,16 @@ def _section(finding: Finding) -> str:
 
 
 def _table(table: Table) -> str:
-    head = [list(table.columns), ["---"] + ["--:"] * (len(table.columns) - 1)]
+    sides = ["--:" if _numeric(cells) else "---" for cells in zip(*table.rows, strict=True)]
+    head = [list(table.columns), sides or ["---"] * len(table.columns)]
     lines = [f"| {' | '.join(map(_cell, line))} |" for line in [*head, *table.rows]]
     note = f"\n{table.note}\n" if table.note else ""
     return f"### {table.title}\n\n" + "\n".join(lines) + f"\n{note}"
+
+
+def _numeric(cells: Sequence[str]) -> bool:
+    """Tell whether a column holds numbers, whatever is around them."""
+    return all(re.match(r"[*≤≥+-]*\s*\d|–$", cell) for cell in cells)
 
 
 def _cell(text: str) -> str:
