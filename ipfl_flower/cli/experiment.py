@@ -20,14 +20,19 @@ def experiment(
     *,
     studies: Annotated[
         list[str] | None,
-        typer.Option("--study", metavar="NAME", help="One of the paper's studies; repeatable."),
+        typer.Option(
+            "--study",
+            metavar="NAME",
+            help="One of the paper's; repeatable. Any wrong name lists them.",
+        ),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every setting and study.")] = False,
     methods: Annotated[
-        str | None, typer.Option(metavar="NAME,NAME…", help="[default: every method]")
+        str | None,
+        typer.Option(metavar="NAME,NAME…", help="Of methods.", show_default="all of them"),
     ] = None,
     seeds: Annotated[
-        int | None, typer.Option(min=1, help="How many: 0, 1, …  [default: 3; with --quick 1]")
+        int | None, typer.Option(min=1, help="How many: 0, 1, …", show_default="3, with --quick 1")
     ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Small and short: whether it works, not how well.")
