@@ -157,6 +157,16 @@ def test_overstating_a_cost_never_pays_a_single_liar(seed, economics):
         assert set(found) == set(LIES)
 
 
+def test_exaggerated_eagerness_pays_through_the_price_of_distance_alone():
+    pays = [
+        max(one_market(seed, 30, "cheap", "truthful", weight)["eagerness × 2"]["alone"])
+        for weight in (None, 0.0)
+        for seed in range(3)
+    ]
+    assert max(pays[:3]) > 0.1
+    assert max(pays[3:]) <= 1e-5
+
+
 def test_lies_are_summed_up_over_markets():
     drawn = [
         {"liars": 2.0, "honest": 1.0, "all": 3.0, "all_honest": 4.0, "alone": [1.0, -1.0]},

@@ -16,6 +16,7 @@ from ipfl_flower.experiment.studies.bench import Bench
 from ipfl_flower.experiment.studies.finding import Finding, Number, Table, mean, percent
 
 OURS: Final = "ipfl"
+PAPER: Final = "ipfl-paper"
 MARKET, IID = "fashion_market", "fashion_iid"
 PRIVATE, DIRICHLET = "fashion_private", "fashion_dirichlet"
 PLAYED: Final = {
@@ -85,7 +86,7 @@ def gates(bench: Bench) -> Finding:
         said=[
             f"`ipfl` passes {len(judged[OURS]) - len(failed)} of {len(judged[OURS])} gates"
             + (f"; it FAILS: {'; '.join(_named(gate) for gate in failed)}." if failed else "."),
-            f"`ipfl-paper`, the paper's own recipe, fails {len(paper)} of them.",
+            f"`ipfl-paper`, the paper's own recipe, fails {len(paper)} of {len(judged[PAPER])}.",
         ],
         tables=[
             Table(

@@ -172,8 +172,8 @@ def _said(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
         for role in ("trader", "buyer"):
             gained = [mean(one["over"]) or 0.0 for one in mine if one["role"] == role]
             lines.append(
-                f"`{market}`: {role}s are {signed(100 * min(gained), 1)} to "
-                f"{signed(100 * max(gained), 1)} points better than alone."
+                f"`{market}`: compared with training alone, {role}s gain "
+                f"{signed(100 * min(gained), 1)} to {signed(100 * max(gained), 1)} points."
             )
         sold = [-(mean(one["net"]) or 0.0) for one in mine if one["role"] == "seller"]
         lines.append(

@@ -71,8 +71,18 @@ def lying(truth: Sequence[Terms], liars: Sequence[int], field: str, factor: floa
     return said
 
 
-def one_market(seed: int, institutions: int, economics: str, mechanism: str) -> dict[str, Any]:
+def one_market(
+    seed: int, institutions: int, economics: str, mechanism: str, weight: float | None = None
+) -> dict[str, Any]:
     """Return what each lie does to liars and to everybody in one synthetic market.
+
+    Parameters
+    ----------
+    seed, institutions : int
+    economics : {"paper", "cheap"}
+    mechanism : {"truthful", "paper"}
+    weight : float, optional
+        λ; by default the preset's.
 
     Returns
     -------
@@ -83,6 +93,8 @@ def one_market(seed: int, institutions: int, economics: str, mechanism: str) -> 
     """
     scene = Synthetic(institutions, GROUPS, PARAMETERS, seed)
     rules = rules_of(mechanism)
+    if weight is not None:
+        rules = dataclasses.replace(rules, distance_weight=weight)
     truth = scene.terms(VALUE, COSTS[economics])
     apart = distances(scene.gram(), "cosine")
     count = max(1, round(SHARE * institutions))
@@ -120,11 +132,21 @@ def liars(bench: Bench, markets: int = MARKETS, institutions: int = INSTITUTIONS
             for economics, mechanism in cases
         },
     )
+    # Whether it is the price of distance that makes exaggerated eagerness pay.
+    undistanced = bench.figures(
+        "liars-without-distance",
+        inputs,
+        lambda: [
+            one_market(seed, institutions, economics, "truthful", weight=0.0)["eagerness × 2"]
+            for economics in COSTS
+            for seed in range(markets)
+        ],
+    )
     rows, sums = [], {}
     for economics, mechanism in cases:
         for lie in LIES:
             figures = summed([market[lie] for market in drawn[f"{economics} {mechanism}"]])
-            sums[f"{economics} {mechanism} {lie}"] = figures
+            sums[f"c = {COSTS[economics]:g}, {mechanism}, {lie}"] = figures
             rows.append(_row(economics, mechanism, lie, figures))
     example = counterexample()
     table, plays = trained(bench, LIES)
@@ -137,7 +159,7 @@ def liars(bench: Bench, markets: int = MARKETS, institutions: int = INSTITUTIONS
             "eagerness than their own. Then one institution of a market that trains does. "
             "Utilities are counted with everybody's real terms."
         ),
-        said=[*_said(sums, example), _said_of_trained(plays)],
+        said=[*_said(sums, example, summed(undistanced)), _said_of_trained(plays)],
         tables=(
             Table(
                 "What lying brings the liars, credits a round",
@@ -176,7 +198,12 @@ def liars(bench: Bench, markets: int = MARKETS, institutions: int = INSTITUTIONS
                 "2.2.",
             ),
         ),
-        data={"sums": sums, "counterexample": example, "trained": plays},
+        data={
+            "sums": sums,
+            "without_distance": summed(undistanced),
+            "counterexample": example,
+            "trained": plays,
+        },
     )
 
 
@@ -236,7 +263,9 @@ def _row(economics: str, mechanism: str, lie: str, figures: Mapping[str, float])
 
 
 def _said(
-    sums: Mapping[str, Mapping[str, float]], example: Sequence[Mapping[str, Any]]
+    sums: Mapping[str, Mapping[str, float]],
+    example: Sequence[Mapping[str, Any]],
+    undistanced: Mapping[str, float],
 ) -> list[str]:
     pays, costs = [], []
     for name, one in sums.items():
@@ -252,21 +281,23 @@ def _said(
         if not any("cost × 2" in name for name in alone)
         else "A single liar gained by overstating its cost: the mechanism is broken.",
         "A single liar never gained by understating its cost under `truthful`."
-        if not any("truthful cost × ½" in name for name in alone)
+        if not any("truthful, cost × ½" in name for name in alone)
         else "A single liar gained by understating its cost under `truthful`: it is broken.",
     ]
     for lie in ("volume × 2", "eagerness × 2"):
-        where = [name.removesuffix(f" {lie}") for name in alone if name.endswith(lie)]
+        where = [name.removesuffix(f", {lie}") for name in alone if name.endswith(lie)]
         most = max(one["pays"] for name, one in sums.items() if name.endswith(lie))
         lines.append(
-            f"{lie.capitalize()} alone sometimes pays ({', '.join(where)}; at most in "
+            f"{lie.capitalize()} alone sometimes pays ({'; '.join(where)}; at most in "
             f"{percent(most, 0)} % of cases): no mechanism can rule that out."
             if where
             else f"{lie.capitalize()} alone never paid here, though no mechanism can rule it out."
         )
     lines.append(
-        "Where exaggerated eagerness pays it does so because U counts what is bought by its volume "
-        "alone: the distance λ·d keeps a truthful buyer from models that U would have valued."
+        "Exaggerated eagerness pays through the price of distance: λ·d keeps a truthful buyer from "
+        "models that U, which counts volume alone, would have valued. With λ = 0 it pays in "
+        f"{percent(undistanced['pays'], 0)} % of cases under `truthful` "
+        f"({signed(undistanced['alone'])} credits a round on average)."
     )
     under = next(one for one in example if one["mechanism"] == "paper" and one["said"] == 1.9)
     lines.append(
@@ -283,6 +314,8 @@ def _said_of_trained(plays: Sequence[Mapping[str, Any]]) -> str:
         f"({signed(mean(one['difference']))})"
         for one in pays
     )
-    return f"Among those who train, the liar gained in {len(pays)} of {len(plays)} cases" + (
-        f": {named} credits." if pays else "."
+    return (
+        "Truthfulness is of one round: over several, a lie also changes what is trained next. "
+        f"Among those who train, the liar gained in {len(pays)} of {len(plays)} cases"
+        + (f": {named} credits." if pays else ".")
     )
