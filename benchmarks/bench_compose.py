@@ -16,7 +16,7 @@ import uuid
 from pathlib import Path
 
 DEMO = Path(__file__).parents[1] / "deploy" / "compose" / "demo.yml"
-IMAGES = ("server", "supernode", "trainer")
+IMAGES = ("server", "console", "supernode", "trainer")
 MB = 1e6
 UP_DEADLINE_S = 900.0
 ROUND_DEADLINE_S = 900.0
@@ -27,7 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--tag", default="latest", help="of the images (default: latest)")
     tag = parser.parse_args().tag
-    print("| image | MB on top of the base image | of them shared by all three |")
+    print("| image | MB on top of the base image | of them shared by all |")
     print("| --- | --- | --- |")
     for image in IMAGES:
         own = layer_sizes(f"ipfl-{image}:{tag}")[base_layers() :]

@@ -12,7 +12,8 @@ from typing import Any
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from ipfl_flower.protocol import Reply, Request
+from ipfl_flower import logs
+from ipfl_flower.protocol import Reply, Request, request_id
 from ipfl_flower.trainer_api import FitCall, Progress, Tls, TrainerClient
 
 logger = logging.getLogger(__name__)
@@ -24,7 +25,23 @@ app = ClientApp()
 @app.evaluate()
 def serve(message: Message, context: Context) -> Message:
     """Answer one message of the market: train in a round, judge the centre at the last delivery."""
-    request = Request.from_records(message.content)
+    logs.configure("ipfl: %(message)s")
+    name = request_id(message.metadata.message_id)
+    with logs.context(run=context.run_id, request=name) as about:
+        try:
+            request = Request.from_records(message.content)
+            about(market=request.market, round=request.round, institution=request.institution)
+            logger.info("round %d: asked", request.round)
+            reply = _reply(request, name, message, context)
+        except Exception as error:
+            # Flower logs it, too, but not of which request.
+            logger.error("failed: %s: %s", type(error).__name__, error)  # noqa: TRY400
+            raise
+        logger.info("round %d: answered", request.round)
+    return Message(reply.to_records(), reply_to=message)
+
+
+def _reply(request: Request, name: str, message: Message, context: Context) -> Reply:
     call = FitCall(
         round=request.round,
         train=request.train,
@@ -34,17 +51,18 @@ def serve(message: Message, context: Context) -> Message:
         start=request.start,
         statement=request.statement,
         task=request.task,
+        market=request.market,
+        request=name,
     )
     with _trainer(context.node_config) as client:
         answer = client.fit(call, deadline_s=message.metadata.ttl, on_progress=_log)
-    reply = Reply(
+    return Reply(
         round=request.round,
         arrays=answer.arrays,
         terms=answer.terms,
         leaving=answer.leaving,
         metrics=answer.metrics,
     )
-    return Message(reply.to_records(), reply_to=message)
 
 
 @contextmanager
@@ -87,7 +105,7 @@ def _text(config: Mapping[str, Any], name: str) -> str | None:
 
 
 def _log(progress: Progress) -> None:
-    logger.info(
+    logger.debug(
         "trainer: %s, %d of %d, %.0f s",
         progress.phase,
         progress.done,

@@ -99,7 +99,7 @@ class _Waiting:
         How often it was asked because something befell the message.
     reply_lost : bool
         Whether a pull of its reply failed within the SuperLink, which may have taken the reply for
-        delivered by then, and doesn't deliver twice.
+        delivered by then, and doesn't deliver twice; and a pull of it alone brought nothing.
     losses : int
         How often it was asked because of that.
     """
@@ -133,6 +133,8 @@ class Exchange:
     remake : callable
         Builds the message for a node id once more; None: it is not to be asked again.
     clock : Clock
+    on_sent : callable
+        Told the node and the id of each message that Flower took.
     """
 
     grid: Grid
@@ -142,9 +144,12 @@ class Exchange:
     model_bytes: int
     remake: Callable[[int], Message | None]
     clock: Clock
+    on_sent: Callable[[int, str], None] = lambda node, message_id: None  # noqa: ARG005
     _node_of: dict[str, int] = field(default_factory=dict)
     _waiting: dict[int, _Waiting] = field(default_factory=dict)
     _failing_since: dict[str, float] = field(default_factory=dict)
+    # Of a pull that failed: each is pulled alone, before it counts as lost.
+    _suspects: set[str] = field(default_factory=set)
 
     def send(self, messages: Iterable[Message]) -> list[int]:
         """Push `messages`, one at a time.
@@ -185,7 +190,7 @@ class Exchange:
         nodes_read = self.clock.monotonic()
         while self._waiting:
             over = self.clock.monotonic() >= end
-            pulls = batches(self._awaited(), self.model_bytes)
+            pulls = self._pulls()
             came = False
             for message_ids in pulls:
                 for reply in self._pull(message_ids):
@@ -213,12 +218,20 @@ class Exchange:
             return False
         self._node_of[message_id] = node
         self._waiting[node].message_ids.append(message_id)
+        self.on_sent(node, message_id)
         return True
 
     def _awaited(self) -> list[str]:
         """Return the ids of the messages that nodes which are there have not answered."""
         here = (waiting for waiting in self._waiting.values() if waiting.away_since is None)
         return [message_id for waiting in here for message_id in waiting.message_ids]
+
+    def _pulls(self) -> list[tuple[str, ...]]:
+        """Divide what is awaited into pulls: what was in one that failed alone, and first."""
+        awaited = self._awaited()
+        alone = [(message_id,) for message_id in awaited if message_id in self._suspects]
+        others = [message_id for message_id in awaited if message_id not in self._suspects]
+        return [*alone, *batches(others, self.model_bytes)]
 
     def _pull(self, message_ids: Sequence[str]) -> Iterator[Message]:
         """Look once for replies to some messages; yield the first of each node, in our order."""
@@ -246,13 +259,21 @@ class Exchange:
                 yield reply
 
     def _pulled(self, message_ids: Sequence[str]) -> Iterable[Message]:
+        """Pull, and note whose reply may be lost: pulled alone, it failed again or wasn't there."""
+        suspected = self._suspects.intersection(message_ids)
         replies = self._asked("pull", partial(self.grid.pull_messages, message_ids))
         if replies is None:
-            for message_id in message_ids:
-                if (waiting := self._waiting.get(self._node_of[message_id])) is not None:
-                    waiting.reply_lost = True
-            return ()
-        return replies
+            self._suspects.update(message_ids)
+            lost = list(message_ids) if len(message_ids) == 1 else []
+        else:
+            replies = list(replies)
+            self._suspects -= suspected
+            came = {reply.metadata.reply_to_message_id for reply in replies}
+            lost = list(suspected - came)
+        for message_id in lost:
+            if (waiting := self._waiting.get(self._node_of[message_id])) is not None:
+                waiting.reply_lost = True
+        return replies or ()
 
     def _asked(self, what: str, ask: Callable[[], Iterable[T]]) -> Iterable[T] | None:
         """Ask the SuperLink something; None: it failed within, and is asked again later."""

@@ -16,6 +16,7 @@ from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
 from ipfl_flower.compatibility import VERSION, End, mismatch
+from ipfl_flower.logs import short, usable_id
 from ipfl_flower.market import Terms, TermsError
 from ipfl_flower.wire import ProtocolError, array_record, read_arrays
 
@@ -28,6 +29,7 @@ __all__ = [
     "Request",
     "Role",
     "array_record",
+    "request_id",
 ]
 
 PROTOCOL: Final = 1
@@ -40,6 +42,7 @@ Role = Literal["initial", "centre", "none"]
 ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"
 METRICS_MAX = 64
 REASON_LENGTH_MAX = 500
+NAME_LENGTH_MAX = 200
 
 _SPEAKS: Final[dict[str, int | str]] = {"protocol": PROTOCOL, "version": VERSION}
 _UPGRADE_SERVER: Final = "upgrade the server"
@@ -68,6 +71,9 @@ class Request:
         The signed receipt of the last settled round, see `receipts.SignedReceipt`; {} at first.
     task : str
         What the market calls the task that is asked for; "": it doesn't say.
+    market, institution : str
+        For the institution's logs alone: which market asks, and what it calls the institution. "":
+        the server doesn't say, or not so that a log could show it.
     """
 
     round: int
@@ -78,6 +84,8 @@ class Request:
     start: Literal["own", "centre"]
     statement: Mapping[str, Any] = field(default_factory=dict)
     task: str = ""
+    market: str = ""
+    institution: str = ""
 
     def to_records(self) -> RecordDict:
         """Return the content of the Flower message."""
@@ -91,6 +99,8 @@ class Request:
                 "start": self.start,
                 "statement": json.dumps(dict(self.statement)),
                 "task": self.task,
+                "market": self.market,
+                "institution": self.institution,
             }
         )
         return RecordDict({ARRAYS: array_record(self.arrays), CONFIG: config})
@@ -129,6 +139,8 @@ class Request:
             start=start,
             statement=_object(_get(config, "statement", str)),
             task=_get(config, "task", str),
+            market=usable_id(config.get("market")),
+            institution=_name(config.get("institution")),
         )
 
 
@@ -226,6 +238,15 @@ class Reply:
             leaving=_get(config, "leaving", bool),
             metrics=_metrics(content),
         )
+
+
+def request_id(message_id: str) -> str:
+    """Return what logs call the request that a Flower message is, at both of its ends."""
+    return short(message_id)
+
+
+def _name(value: object) -> str:
+    return value if isinstance(value, str) and len(value) <= NAME_LENGTH_MAX else ""
 
 
 def _arrays(content: RecordDict, *, keep: bool) -> Arrays:

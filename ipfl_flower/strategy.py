@@ -7,7 +7,7 @@ clearing, one commit; the prox-centres of the buyers who pay leave with the next
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from typing import Never
 
 from flwr.app import (
@@ -21,12 +21,13 @@ from flwr.app import (
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
+from ipfl_flower import logs
 from ipfl_flower.exchange import Clock, Exchange
 from ipfl_flower.ledger import Ledger, LedgerError, Report, RoundState
 from ipfl_flower.members import AbsenceError, Member, Members
 from ipfl_flower.models import Layout, ModelBank, ModelError, Reference, StoredModel
 from ipfl_flower.notary import OPERATOR_KEY, Minutes, Notary
-from ipfl_flower.protocol import ProtocolError, Reply, Request, Role
+from ipfl_flower.protocol import ProtocolError, Reply, Request, Role, request_id
 from ipfl_flower.quorum import short_of_quorum
 from ipfl_flower.receipts import load_or_make_key
 from ipfl_flower.resume import Banks, Standing, standing
@@ -76,6 +77,7 @@ class IPFL(Strategy):
         self._undelivered: int | None = None
         self._without_model: set[int] = set()
         self._exchange: Exchange | None = None
+        self._market = ""  # as logs call it
 
     def summary(self) -> None:
         """Log the contract of the market."""
@@ -131,18 +133,19 @@ class IPFL(Strategy):
         result = Result()
         try:
             where = self._open_market(initial_arrays)
-            self.summary()
-            last = (evaluate_config or ConfigRecord(), result)
-            try:
-                if where.next_round == 0 and where.unfinished is None:
-                    self._wait_for(grid, self.settings.institutions_min)
-                self._play(
-                    grid, initial_arrays, where, rounds, train_config or ConfigRecord(), result
-                )
-            except MarketError:
+            with logs.context(market=self._market):
+                self.summary()
+                last = (evaluate_config or ConfigRecord(), result)
+                try:
+                    if where.next_round == 0 and where.unfinished is None:
+                        self._wait_for(grid, self.settings.institutions_min)
+                    self._play(
+                        grid, initial_arrays, where, rounds, train_config or ConfigRecord(), result
+                    )
+                except MarketError:
+                    self._deliver_last(grid, initial_arrays, *last)
+                    raise
                 self._deliver_last(grid, initial_arrays, *last)
-                raise
-            self._deliver_last(grid, initial_arrays, *last)
         finally:
             self._owed.close()
             if self._banks is not None:
@@ -216,7 +219,14 @@ class IPFL(Strategy):
         """
         gram = bank.gram()
         settlement = settle(number, reports, gram, self.settings)
-        self.ledger.commit(settlement)
+        head = self.ledger.commit(settlement)
+        logger.info(
+            "round %d is settled: %d institutions, %d purchases, head %s",
+            number,
+            len(settlement.participants),
+            int(settlement.clearing.imports.sum()),
+            logs.short(head),
+        )
         minutes = Minutes.of(self.ledger, settlement)
         return deliver(minutes, gram, bank, self.settings, self._notary)
 
@@ -240,13 +250,15 @@ class IPFL(Strategy):
             member = self._sender(message)
             if member is None:
                 continue
-            try:
-                reply = Reply.from_message(message, round_number=server_round)
-            except ProtocolError as error:
-                logger.warning("last delivery: %s: %s", member.name, error)
-                self.ledger.log_event("failed", f"last delivery: {member.name}: {error}")
-                continue
-            self.ledger.acknowledge(server_round, member.institution, reply.metrics)
+            with self._logged(message, member):
+                try:
+                    reply = Reply.from_message(message, round_number=server_round)
+                except ProtocolError as error:
+                    logger.warning("last delivery: %s: %s", member.name, error)
+                    self.ledger.log_event("failed", f"last delivery: {member.name}: {error}")
+                    continue
+                self.ledger.acknowledge(server_round, member.institution, reply.metrics)
+                logger.info("last delivery: %s replied", member.name)
             self._owed.taken(member.institution)
             metrics.append(reply.metrics)
         return _mean(metrics)
@@ -262,30 +274,34 @@ class IPFL(Strategy):
     ) -> None:
         """Play the rounds; stop early, and say so, when too many institutions have left."""
         for number in range(where.next_round, rounds):
-            if where.unfinished is not None and where.unfinished.number == number:
-                self.members.wait_for_return(
-                    grid, where.unfinished.waiting, self.settings.absence_s
-                )
-            elif not self._wait_for(grid, self.settings.quorum):
-                self.ledger.log_event(
-                    "ended early", f"before round {number}: {self.members.left} institutions left"
-                )
-                return
-            else:
-                # A SuperNode that restarts between two rounds is as one that does within a round.
-                self.members.wait_for_return(
-                    grid, self._took_part(number - 1), self.settings.absence_s
-                )
-                ids, quorum = self.members.ids, self.settings.quorum
-                self.ledger.open_round(number, ids, self._deadline_s, quorum)
-            self._exchange = self._new_exchange(grid, number, train=True)
-            refused = self._exchange.send(self.configure_train(number, initial, config, grid))
-            self._delivered()
-            self.ledger.collect(number)
-            for node in refused:
-                self._refuse(number, self.members.of_node(node), "its SuperNode is not registered")
-            _, metrics = self.aggregate_train(number, self._exchange.replies())
-            result.train_metrics_clientapp[number] = metrics or MetricRecord()
+            with logs.context(round=number):
+                if not self._begin_round(grid, number, where):
+                    return
+                self._exchange = self._new_exchange(grid, number, train=True)
+                refused = self._exchange.send(self.configure_train(number, initial, config, grid))
+                self._delivered()
+                self.ledger.collect(number)
+                for node in refused:
+                    member = self.members.of_node(node)
+                    self._refuse(number, member, "its SuperNode is not registered")
+                _, metrics = self.aggregate_train(number, self._exchange.replies())
+                result.train_metrics_clientapp[number] = metrics or MetricRecord()
+
+    def _begin_round(self, grid: Grid, number: int, where: Standing) -> bool:
+        """Open a round, or find it begun; False: too many institutions have left."""
+        if where.unfinished is not None and where.unfinished.number == number:
+            self.members.wait_for_return(grid, where.unfinished.waiting, self.settings.absence_s)
+        elif not self._wait_for(grid, self.settings.quorum):
+            self._note(
+                "ended early", f"before round {number}: {self.members.left} institutions left"
+            )
+            return False
+        else:
+            # A SuperNode that restarts between two rounds is as one that does within a round.
+            self.members.wait_for_return(grid, self._took_part(number - 1), self.settings.absence_s)
+            ids, quorum = self.members.ids, self.settings.quorum
+            self.ledger.open_round(number, ids, self._deadline_s, quorum)
+        return True
 
     def _deliver_last(
         self, grid: Grid, initial: ArrayRecord, config: ConfigRecord, result: Result
@@ -293,15 +309,16 @@ class IPFL(Strategy):
         """Send what is still owed, with the number of the round that will not be played."""
         state = self.ledger.state()
         number = 0 if state is None else state.number + 1
-        self.members.wait_for_return(grid, self._owed.buyers(), self.settings.absence_s)
-        self._exchange = self._new_exchange(grid, number, train=False)
-        self._exchange.send(self.configure_evaluate(number, initial, config, grid))
-        self._delivered()
-        metrics = self.aggregate_evaluate(number, self._exchange.replies())
-        result.evaluate_metrics_clientapp[number] = metrics or MetricRecord()
-        names = {item.id: item.name for item in self.ledger.institutions()}
-        for institution in self._owed.buyers():
-            self.ledger.log_event("undelivered", f"{names[institution]} has not taken its centre")
+        with logs.context(round=number):
+            self.members.wait_for_return(grid, self._owed.buyers(), self.settings.absence_s)
+            self._exchange = self._new_exchange(grid, number, train=False)
+            self._exchange.send(self.configure_evaluate(number, initial, config, grid))
+            self._delivered()
+            metrics = self.aggregate_evaluate(number, self._exchange.replies())
+            result.evaluate_metrics_clientapp[number] = metrics or MetricRecord()
+            names = {item.id: item.name for item in self.ledger.institutions()}
+            for institution in self._owed.buyers():
+                self._note("undelivered", f"{names[institution]} has not taken its centre")
 
     def _open_market(self, initial: ArrayRecord) -> Standing:
         """Begin the market, or go on where its ledger says that it stood."""
@@ -314,7 +331,7 @@ class IPFL(Strategy):
                     f"the ledger {self.settings.ledger} holds a market up to round "
                     f"{where.next_round}: resume it (--resume), or name a new ledger for a new one"
                 )
-            self.ledger.log_event("resumed", f"at round {where.next_round}")
+            self._note("resumed", f"at round {where.next_round}")
         self.ledger.begin(
             {
                 **self.settings.contract(),
@@ -323,6 +340,7 @@ class IPFL(Strategy):
                 OPERATOR_KEY: self._notary.public_key,
             }
         )
+        self._market = logs.short(self.ledger.market)
         if where.next_round == 0 and where.unfinished is None and self._banks.found():
             raise MarketError(
                 f"{self.settings.models_dir} holds models of another market "
@@ -374,8 +392,13 @@ class IPFL(Strategy):
             member = self.members.of_node(node)
             if member is None:
                 return None
-            self.ledger.log_event("resent", f"round {number}: {member.name} is asked again")
+            self._note("resent", f"round {number}: {member.name} is asked again")
             return self.message(member, number, train=train)
+
+        def sent(node: int, message_id: str) -> None:
+            if (member := self.members.of_node(node)) is not None:
+                with logs.context(institution=member.name, request=request_id(message_id)):
+                    logger.info("round %d: %s is asked", number, member.name)
 
         settings = self.settings
         return Exchange(
@@ -386,6 +409,7 @@ class IPFL(Strategy):
             self._the_banks.reference.layout.bytes,
             remake,
             self._clock,
+            sent,
         )
 
     def _request(self, institution: int, number: int, *, train: bool) -> Request:
@@ -407,6 +431,10 @@ class IPFL(Strategy):
             start=self.settings.start,
             statement={} if delivery is None else delivery.statement(institution),
             task=self.settings.task,
+            market=self._market,
+            institution=next(
+                (member.name for member in self.members if member.institution == institution), ""
+            ),
         )
 
     def _coefficient(self, eta: float) -> float:
@@ -428,12 +456,14 @@ class IPFL(Strategy):
             member = self._sender(message)
             if member is None:
                 continue
-            try:
-                report = self._report(message, member, number, bank)
-                self.ledger.report(report)
-            except (ProtocolError, ModelError, LedgerError) as error:
-                self._refuse(number, member, str(error))
-                continue
+            with self._logged(message, member):
+                try:
+                    report = self._report(message, member, number, bank)
+                    self.ledger.report(report)
+                except (ProtocolError, ModelError, LedgerError) as error:
+                    self._refuse(number, member, str(error))
+                    continue
+                logger.info("round %d: %s replied", number, member.name)
             reports[member.institution] = report
             self._owed.taken(member.institution)
             self._without_model.discard(member.institution)
@@ -472,7 +502,19 @@ class IPFL(Strategy):
             self._owed.add(delivery)
             self._undelivered = number
 
+    @staticmethod
+    def _logged(message: Message, member: Member) -> AbstractContextManager[object]:
+        """Give the context in which logs name a reply's institution and request."""
+        request = request_id(message.metadata.reply_to_message_id)
+        return logs.context(institution=member.name, request=request)
+
+    def _note(self, kind: str, text: str) -> None:
+        """Note an event in the ledger, and log it."""
+        logger.info("%s: %s", kind, text)
+        self.ledger.log_event(kind, text)
+
     def _abandon(self, number: int, reason: str, bank: ModelBank) -> None:
+        logger.warning("round %d is abandoned: %s", number, reason)
         self.ledger.abandon(number, reason)
         bank.delete()
 

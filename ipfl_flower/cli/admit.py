@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from ipfl_flower.cli.authority import certificate_pem, hosts_of, is_for, read_certificate
 from ipfl_flower.cli.bundle import stage_app
+from ipfl_flower.cli.contract import check_samples_cap
 from ipfl_flower.cli.documents import KitError
 from ipfl_flower.cli.flower import UNREGISTERED, FlowerCli, RegisteredNode, flower_cli
 from ipfl_flower.cli.issuing import issue_kit
@@ -158,7 +159,7 @@ def register(asked: JoinRequest, ledger: Ledger, flower: FlowerCli, samples_cap:
     owners = [(item.name, item.public_key) for item in ledger.institutions()]
     known = flower.nodes()
     owners += [(node.name, node.public_key) for node in known if node.status != UNREGISTERED]
-    _check_samples_cap(ledger, samples_cap)
+    check_samples_cap(ledger, samples_cap)
     try:
         _check_owners(asked, key, owners)
     except KitError as error:
@@ -263,17 +264,6 @@ def terms(settings: Settings) -> dict[str, Any]:
         "quorum": settings.quorum,
         "currency": "credits",
     }
-
-
-def _check_samples_cap(ledger: Ledger, samples_cap: int) -> None:
-    """Refuse to go on where those who were admitted before would be locked out."""
-    for item in ledger.institutions():
-        if item.samples_cap not in (None, samples_cap):
-            raise KitError(
-                f"samples-max is {samples_cap}, and {item.name} was admitted with "
-                f"{item.samples_cap}, which the ledger keeps: set it back, or begin with a new "
-                "ledger and admit everybody again"
-            )
 
 
 def _check_owners(asked: JoinRequest, key: bytes, owners: list[tuple[str, bytes]]) -> None:

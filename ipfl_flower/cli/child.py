@@ -4,7 +4,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+from ipfl_flower import logs
 from ipfl_flower.cli.processes import LaunchError
 
 GRACE_S = 30.0
@@ -180,6 +180,5 @@ def exit_code(code: int) -> int:
 
 
 def say(line: str) -> None:
-    """Print a line on standard error, at once."""
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()
+    """Print a line on standard error, at once; as JSON where this process logs so."""
+    logs.write(line)

@@ -8,7 +8,9 @@ from typing import Annotated, Any
 import typer
 import uvicorn
 from typer.core import TyperGroup
+from uvicorn.config import LOGGING_CONFIG
 
+from ipfl_flower import logs
 from ipfl_flower.console.access import ConsoleError, add_token, read_gate
 from ipfl_flower.console.app import make_app
 from ipfl_flower.console.follower import Follower
@@ -59,19 +61,21 @@ def serve(
         )
     if (certificate is None) != (key is None):
         raise ConsoleError("--certificate and --key go together: give both, or neither")
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    logs.configure("%(levelname)s %(name)s: %(message)s")
     if certificate is None and not _is_loopback(host):
         _log.warning(
             "%s can be reached from elsewhere, without TLS: tokens and what they show can be read "
             "on the way; give --certificate and --key, or have a proxy on this machine",
             host,
         )
-    with Ledger.open(ledger, create=False) as book:
+    with Ledger.open(ledger, read_only=True) as book:
+        logs.note(market=logs.short(book.market))
         uvicorn.run(
             make_app(gate, Follower(book, ledger), any_host=insecure),
             host=host,
             port=port,
             log_level="info",
+            log_config=None if logs.is_json() else LOGGING_CONFIG,
             access_log=False,
             server_header=False,
             ssl_certfile=certificate,

@@ -44,6 +44,14 @@ def experiment(
         Path | None, typer.Option(help="Where the data lies, if not where its task looks.")
     ] = None,
     device: Annotated[str, typer.Option(metavar="cpu|cuda", help="Where models train.")] = "cpu",
+    engine: Annotated[
+        str,
+        typer.Option(
+            metavar="in-process|deployment",
+            help="Where the market is played: deployment starts a SuperLink, and a trainer and a "
+            "SuperNode for each institution.",
+        ),
+    ] = "in-process",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, not tables.")] = False,
 ) -> None:
     """Compare the market with other methods, on the same data, steps and seeds, on this machine."""
@@ -55,6 +63,7 @@ def experiment(
         "--output": output,
         "--data-dir": data_dir,
         "--device": device,
+        "--engine": engine,
     }
     flags = {"--all": everything, "--quick": quick, "--json": as_json}
     given = [f"{name}={value}" for name, value in values.items() if value is not None]

@@ -3,11 +3,13 @@
 python -m ipfl_flower.cli.health superlink 127.0.0.1:9092 control:8000 --ca /certificates/ca.pem
 python -m ipfl_flower.cli.health supernode /institution
 python -m ipfl_flower.cli.health trainer unix:///run/ipfl/trainer.sock
+python -m ipfl_flower.cli.health console 127.0.0.1:8080
 
 It is started every few seconds, so it imports what the check needs and nothing else.
 """
 
 import argparse
+import http.client
 import json
 import socket
 import ssl
@@ -123,6 +125,38 @@ def check_trainer(address: str, tls: Sequence[Path] | None = None) -> None:
         raise UnhealthyError(f"{address}: {status}")
 
 
+def check_console(address: str, *, tls: bool = False) -> None:
+    """Ask a console whether it can read its ledger.
+
+    Parameters
+    ----------
+    address : str
+        HOST:PORT of this machine, whose certificate is not looked at.
+    tls : bool
+        Whether it was given one.
+
+    Raises
+    ------
+    UnhealthyError
+        It doesn't answer, or can't read the ledger.
+    """
+    connection = http.client.HTTPConnection(address, timeout=DEADLINE_S)
+    if tls:
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        connection = http.client.HTTPSConnection(address, timeout=DEADLINE_S, context=context)
+    try:
+        connection.request("GET", "/healthz")
+        answer = connection.getresponse()
+        content = answer.read().decode(errors="replace")
+    except (OSError, http.client.HTTPException) as error:
+        raise UnhealthyError(f"{address}: {error or type(error).__name__}") from error
+    finally:
+        connection.close()
+    if answer.status != http.HTTPStatus.OK:
+        raise UnhealthyError(f"{address}: {answer.status} {content}")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Check; return the exit status: 0, or 1 after a line that says what is wrong."""
     given = _parser().parse_args(arguments)
@@ -131,6 +165,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             check_superlink(given.address, given.ca)
         elif given.role == "supernode":
             check_supernode(given.folder)
+        elif given.role == "console":
+            check_console(given.address, tls=given.tls)
         else:
             check_trainer(given.address, given.tls)
     except (OSError, UnhealthyError) as error:
@@ -152,6 +188,9 @@ def _parser() -> argparse.ArgumentParser:
     trainer.add_argument(
         "--tls", type=Path, nargs=3, metavar=("CA", "CERTIFICATE", "KEY"), help="a client's, PEM"
     )
+    console = roles.add_parser("console")
+    console.add_argument("address", help="HOST:PORT")
+    console.add_argument("--tls", action="store_true", help="it has a certificate")
     return parser
 
 

@@ -1,6 +1,7 @@
 """A running market as it looks in the terminal, read from its ledger."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from ipfl_flower import logs
+from ipfl_flower.cli.contract import check_samples_cap
 from ipfl_flower.cli.flower import FlowerCli
 from ipfl_flower.cli.ledger import round_notes
 from ipfl_flower.cli.money import credits_text
@@ -43,6 +46,8 @@ class Watch:
         On a terminal the picture is live; what happened is a line everywhere.
     patience_s : float
         How long the SuperLink may be out of reach.
+    on_settled : callable, optional
+        Is told the number of each round once, when it is settled.
     """
 
     ledger: str
@@ -51,6 +56,8 @@ class Watch:
     rounds: int
     console: Console
     patience_s: float = 0.0
+    on_settled: Callable[[int], None] = lambda _: None
+    _settled: set[int] = field(default_factory=set)
     _run: int = 0
     _events_before: int = 0
     _asked: float = field(default_factory=time.monotonic)
@@ -78,6 +85,18 @@ class Watch:
             return False
         with Ledger.open(self.ledger, create=False) as ledger:
             return ledger.server() is not None
+
+    def check_admissions(self, samples_cap: int) -> None:
+        """See that the market takes those who were admitted; see `check_samples_cap`.
+
+        Raises
+        ------
+        KitError
+            It would not: ``samples-max`` was changed.
+        """
+        if not self._is_missing():
+            with Ledger.open(self.ledger, create=False) as ledger:
+                check_samples_cap(ledger, samples_cap)
 
     def _is_missing(self) -> bool:
         """Tell whether there is no ledger yet, which is no error before the market has begun."""
@@ -107,6 +126,7 @@ class Watch:
             If it never began, or its server app or a process that it needs has died.
         """
         self._run, self._events_before = run, events_before
+        logs.note(run=run)
         self._asked = self._reached = time.monotonic()
         end = time.monotonic() + BEGIN_DEADLINE_S
         while not self._began():
@@ -153,17 +173,23 @@ class Watch:
 
     def _look(self, ledger: Ledger, live: Live) -> None:
         summaries = ledger.rounds()
+        if "market" not in logs.about():
+            logs.note(market=logs.short(ledger.market))
         for event in ledger.events():
             if event.kind not in ("started", "finished", "stopped", "died"):
                 self._say(f"{event.kind}: {event.text}")
         for item in summaries:
-            for note in round_notes(ledger, item.number):
-                self._say(f"round {item.number}: {note}")
-            if item.state in (State.SETTLED, State.DELIVERED):
-                self._say(
-                    f"round {item.number} of {self.rounds}: {item.participants} institutions, "
-                    f"{item.edges} purchases, {credits_text(item.volume_micro)} credits"
-                )
+            with logs.context(round=item.number):
+                for note in round_notes(ledger, item.number):
+                    self._say(f"round {item.number}: {note}")
+                if item.state in (State.SETTLED, State.DELIVERED):
+                    self._say(
+                        f"round {item.number} of {self.rounds}: {item.participants} institutions, "
+                        f"{item.edges} purchases, {credits_text(item.volume_micro)} credits"
+                    )
+                    if item.number not in self._settled:
+                        self._settled.add(item.number)
+                        self.on_settled(item.number)
         if self.console.is_terminal:
             live.update(_picture(ledger, summaries, self.rounds), refresh=True)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
+from ipfl_flower import logs
 from ipfl_flower.charts.png import PngError
 from ipfl_flower.cli.admit import admit, expel
 from ipfl_flower.cli.allow import allow
@@ -23,6 +23,7 @@ from ipfl_flower.cli.executor import executor
 from ipfl_flower.cli.experiment import experiment
 from ipfl_flower.cli.join import join, join_request
 from ipfl_flower.cli.ledger import ledger_app
+from ipfl_flower.cli.log_console import console
 from ipfl_flower.cli.market import market_app
 from ipfl_flower.cli.metrics import metrics
 from ipfl_flower.cli.processes import LaunchError
@@ -32,9 +33,11 @@ from ipfl_flower.cli.run import run_market
 from ipfl_flower.cli.status import status
 from ipfl_flower.cli.superlink import superlink
 from ipfl_flower.cli.supernode import supernode
+from ipfl_flower.cli.track import track
 from ipfl_flower.cli.trainer import trainer
 from ipfl_flower.console.access import ConsoleError
 from ipfl_flower.ledger import LedgerError
+from ipfl_flower.logs import LogSettingError
 from ipfl_flower.receipts import ReceiptError
 from ipfl_flower.report import ReportError
 from ipfl_flower.settings import SettingsError
@@ -57,6 +60,7 @@ cli.command()(bundle)
 cli.command()(metrics)
 cli.command()(experiment)
 cli.command()(report)
+cli.command()(track)
 for command in (join_request, admit, join, expel, allow, superlink, supernode):
     cli.command()(command)
 
@@ -97,7 +101,7 @@ def demo(
         fleet_port=fleet_port,
     )
     with _interruptible():
-        run_demo(options, folder, json_file, _console())
+        run_demo(options, folder, json_file, console())
 
 
 @cli.command()
@@ -117,8 +121,9 @@ def run(
 
     SIGTERM and Ctrl-C stop the market within its round; --resume goes on with it.
     """
+    logs.configure()
     with _interruptible():
-        run_market(market, superlink, _console(), resume=resume, patience_s=patience)
+        run_market(market, superlink, console(), resume=resume, patience_s=patience)
 
 
 def app() -> None:
@@ -131,17 +136,14 @@ def app() -> None:
         LaunchError,
         LedgerError,
         PngError,
+        LogSettingError,
         ReceiptError,
         ReportError,
         SettingsError,
         OSError,
     ) as error:
-        typer.echo(f"ipfl: {error}", err=True)
+        logs.fail(f"ipfl: {error}")
         sys.exit(1)
-
-
-def _console() -> Console:
-    return Console(markup=False, highlight=False)
 
 
 @contextmanager
@@ -155,7 +157,7 @@ def _interruptible() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        typer.echo("ipfl: interrupted; everything that was started has been ended", err=True)
+        logs.write("ipfl: interrupted; everything that was started has been ended")
         raise typer.Exit(130) from None
 
 

@@ -7,12 +7,12 @@ from rich.console import Console
 from rich.table import Table
 
 from ipfl_flower.cli.money import credits_text
-from ipfl_flower.cli.status import printable
 from ipfl_flower.console.access import OPERATOR
 from ipfl_flower.console.book import SETTLED, read_book
 from ipfl_flower.console.graph import round_graph
 from ipfl_flower.console.shapes import Graph
 from ipfl_flower.ledger import Ledger, LedgerError
+from ipfl_flower.logs import printable
 
 WIDTH = 80
 

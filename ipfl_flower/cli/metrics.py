@@ -17,6 +17,7 @@ from prometheus_client import (
 )
 from prometheus_client.registry import Collector
 
+from ipfl_flower import logs
 from ipfl_flower.cli.processes import LaunchError
 from ipfl_flower.cli.refusals import read_refusals
 from ipfl_flower.cli.run import read_market
@@ -59,12 +60,13 @@ def metrics(
     ] = 3600.0,
 ) -> None:
     """Serve a market's metrics to Prometheus until SIGTERM, all of them read from its ledger."""
+    logs.configure("%(message)s")
     settings = None if market is None else Settings.read(read_market(market))
     for folder in (certificates, superlink_folder):
         if folder is not None and not folder.is_dir():
             raise LaunchError(f"{folder} is no folder: check the path")
     with ExitStack() as stack:
-        book = stack.enter_context(Ledger.open(ledger, create=False))
+        book = stack.enter_context(Ledger.open(ledger, read_only=True))
         verifier = Verifier(book, verify_every)
         registry = market_registry(
             book, verifier, *host_collectors(book, settings, certificates, superlink_folder)
@@ -73,13 +75,14 @@ def metrics(
             verifier.verify()
             typer.echo(generate_latest(registry), nl=False)
             return
+        logs.note(market=logs.short(book.market))
         ProcessCollector(registry=registry)
         over = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: over.set())
         address = _serve(registry, listen, stack)
         stack.enter_context(verifier)
-        typer.echo(f"serving the metrics of {book.name} at http://{address}/metrics")
+        logs.announce(f"serving the metrics of {book.name} at http://{address}/metrics")
         over.wait()
 
 

@@ -11,19 +11,24 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 import httpx
 from flwr.proto.runtime_pb2 import AcquireTaskRequest, AcquireTaskResponse
 from flwr.supercore.constant import TaskType
 
+from ipfl_flower import logs
 from ipfl_flower.cli.flower import SCRIPTS
 from ipfl_flower.door.executor import runtime_client
 
 FAILING_S_MAX = 300.0
 POLL_S = 0.5
+LINE_MAX = 64 * 1024
 
 logger = logging.getLogger("ipfl.executor")
 
@@ -74,13 +79,27 @@ def serve(runtime: str, ca: Path | None, secret: Path) -> None:
                 *(str(SCRIPTS / "flwr-serverapp"), "--runtime-api-address", runtime, *tls),
                 *("--token", answer.token, "--parent-pid", str(os.getpid())),
             ]
-            # Its output is the run's log, which Flower keeps.
-            running.append(
-                subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            )
+            running.append(_start(command))
             logger.warning("a server app was started: process %d", running[-1].pid)
         running = still_running(running)
         time.sleep(POLL_S)
+
+
+def _start(command: Sequence[str]) -> "subprocess.Popen[bytes]":
+    """Start a server app. Its output is the run's log, which Flower keeps; JSON is ours, too."""
+    if not logs.is_json():
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    threading.Thread(target=_hand_on, args=(process.stdout,), daemon=True).start()
+    return process
+
+
+def _hand_on(output: IO[bytes]) -> None:
+    with output:
+        while line := output.readline(LINE_MAX):
+            # Where our own output has no reader, the server app must still not wait for one.
+            with suppress(OSError):
+                logs.write(line.decode(errors="replace").rstrip("\n"))
 
 
 def still_running(
@@ -100,14 +119,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--root-certificates", type=Path, metavar="FILE")
     parser.add_argument("--secret", required=True, type=Path, metavar="FILE")
     options = parser.parse_args(arguments)
-    logger.addHandler(handler := logging.StreamHandler())
-    handler.setFormatter(logging.Formatter("ipfl: %(message)s"))
     # Server apps watch this process, and end with it.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
+        logs.configure("ipfl: %(message)s")
         serve(options.runtime, options.root_certificates, options.secret)
     except (OSError, ValueError, httpx.HTTPStatusError) as error:
-        sys.exit(f"ipfl: {error}")
+        logs.fail(f"ipfl: {error}")
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 from ipfl_flower.ledger import Ledger
+from ipfl_flower.logs import printable
 
 WATCH_EVERY_S = 1.0
 
@@ -74,10 +75,6 @@ def read_status(ledger: Ledger) -> dict[str, Any]:
     if state is None:
         return {"round": None, "phase": "not begun", **standing}
     until = state.deadline_at
-    # A market that was resumed within the round waits its whole deadline again.
-    for event in events:
-        if until is not None and event.kind == "resumed":
-            until = max(until, event.at + state.deadline_s)
     return {
         "round": state.number,
         "phase": str(state.state),
@@ -97,11 +94,6 @@ def read_status(ledger: Ledger) -> dict[str, Any]:
 def status_lines(status: dict[str, Any]) -> list[str]:
     """Say a market's status in a few lines, which reasons that others wrote can't break out of."""
     return [printable(line) for line in _lines(status)]
-
-
-def printable(text: str) -> str:
-    """Escape what others wrote and a terminal would obey."""
-    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
 
 
 def _lines(status: dict[str, Any]) -> list[str]:

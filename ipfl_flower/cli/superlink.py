@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from cryptography import x509
 
+from ipfl_flower import logs
 from ipfl_flower.cli.child import Child, Stop, exit_code, say, wait
 from ipfl_flower.cli.fleet import environment
 from ipfl_flower.cli.flower_versions import fleet_api
@@ -60,6 +61,7 @@ def run_superlink(
     LaunchError
         If a file is missing or unreadable, or this Flower would have institutions reach control.
     """
+    logs.configure()
     if not fleet_api().own_port:
         raise LaunchError(
             f"Flower {version('flwr')} serves institutions on the port of control and runtime, "

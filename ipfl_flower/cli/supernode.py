@@ -14,6 +14,7 @@ from typing import Annotated, Self
 
 import typer
 
+from ipfl_flower import logs
 from ipfl_flower.cli.certs import write_private
 from ipfl_flower.cli.child import Child, Stop, exit_code, say, wait
 from ipfl_flower.cli.documents import read_file
@@ -46,11 +47,14 @@ class Institution:
         HOST:PORT of the SuperLink.
     key : str
         The SuperNode key's fingerprint.
+    name : str
+        As the kit has it.
     """
 
     folder: Path
     fleet: str
     key: str
+    name: str = ""
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -77,7 +81,7 @@ class Institution:
             read_allowed(folder)
         except AllowedError as error:
             raise LaunchError(str(error)) from error
-        return cls(folder.absolute(), kit.fleet, fingerprint(own))
+        return cls(folder.absolute(), kit.fleet, fingerprint(own), kit.name)
 
     @property
     def ca(self) -> Path:
@@ -148,6 +152,8 @@ def run_supernode(institution: Institution, trainer: TrainerAddress, host: str, 
     LaunchError
         If a setting is wrong, or a program can't be started.
     """
+    logs.configure()
+    logs.note(institution=institution.name)
     node_config = trainer.node_config()
     with ExitStack() as stack:
         stop = stack.enter_context(Stop())

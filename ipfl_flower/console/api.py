@@ -1,27 +1,23 @@
 """The JSON API under /api/v1: each answer is a view of the book, for who asks."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request, Response
 from fastapi.security import APIKeyCookie, HTTPBearer
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from pydantic import BaseModel
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import AfterValidator, BaseModel
 
 from ipfl_flower.console import shapes
-from ipfl_flower.console.access import LOGIN_S, OPERATOR, Gate, Viewer
-from ipfl_flower.console.answers import Answers
-from ipfl_flower.console.book import SETTLED, Book, Page
-from ipfl_flower.console.follower import Follower
+from ipfl_flower.console.access import LOGIN_S, OPERATOR, Viewer
+from ipfl_flower.console.book import Book, Page
+from ipfl_flower.console.desk import Desk
 from ipfl_flower.console.graph import round_graph
 from ipfl_flower.console.learning import read_learning
-from ipfl_flower.console.metrics import market_registry
 from ipfl_flower.console.money import csv_text, read_money, read_statement
 from ipfl_flower.console.rounds import list_rounds, market_status, round_line
+from ipfl_flower.console.segments import name_of
 from ipfl_flower.console.why import Explainer
-from ipfl_flower.ledger import Settlement
 
 COOKIE: Final = "ipfl-console"
 POINTS: Final = 240
@@ -30,29 +26,6 @@ STATEMENT_ROUNDS_MAX: Final = 200
 
 _bearer = HTTPBearer(auto_error=False, description="the operator's or an institution's token")
 _cookie = APIKeyCookie(name=COOKIE, auto_error=False, description="what a login gives")
-
-
-@dataclass
-class Desk:
-    """What the requests need: who is let in, what the ledger says, what was answered before."""
-
-    gate: Gate
-    follower: Follower
-    answers: Answers = field(default_factory=Answers)
-
-    @cached_property
-    def registry(self) -> CollectorRegistry:
-        """Return Prometheus' view of the market: kept, for it sums up a settled round once."""
-        return market_registry(self.follower.ledger)
-
-    @property
-    def book(self) -> Book:
-        """The market as it was read last."""
-        return self.follower.book
-
-    def settlement(self, page: Page) -> Settlement | None:
-        """Load what a round settled; None if nothing."""
-        return self.follower.ledger.settlement(page.number) if page.state in SETTLED else None
 
 
 def _desk(request: Request) -> Desk:
@@ -88,14 +61,23 @@ def _operator(viewer: Annotated[Viewer, Depends(_viewer)]) -> Viewer:
 TheDesk = Annotated[Desk, Depends(_desk)]
 TheViewer = Annotated[Viewer, Depends(_viewer)]
 Number = Annotated[int, Path(ge=0, le=ROUND_MAX, description="of a round")]
-Name = Annotated[str, Path(max_length=200, description="of an institution")]
+Name = Annotated[
+    str,
+    Path(max_length=200, description="of an institution; a / in it as %2F"),
+    AfterValidator(name_of),
+]
 Points = Annotated[int, Query(ge=2, le=2000, description="rounds to show, evenly picked")]
 
 _REFUSALS: dict[int | str, dict[str, Any]] = {
     401: {"model": shapes.Problem, "description": "No token, or a wrong one"},
     404: {"model": shapes.Problem, "description": "There is none, or it is not yours to see"},
+    421: {"model": shapes.Problem, "description": "Without tokens it is called localhost alone"},
     422: {"model": shapes.Problem, "description": "An argument makes no sense"},
     503: {"model": shapes.Problem, "description": "The ledger can't be read"},
+}
+_BODY_REFUSALS: dict[int | str, dict[str, Any]] = {
+    400: {"model": shapes.Problem, "description": "Not JSON"},
+    413: {"model": shapes.Problem, "description": "Longer than any token"},
 }
 api = APIRouter(prefix="/api/v1", responses=_REFUSALS)
 plain = APIRouter()
@@ -118,7 +100,7 @@ def session(desk: TheDesk, viewer: Annotated[Viewer | None, Depends(_known)]) ->
     return _session(desk, viewer)
 
 
-@api.post("/login", response_model=shapes.Session, responses={400: {"model": shapes.Problem}})
+@api.post("/login", response_model=shapes.Session, responses=_BODY_REFUSALS)
 def log_in(desk: TheDesk, request: Request, response: Response, given: shapes.Token) -> Any:
     """Log in with a token: a cookie stands for it from then on."""
     viewer = OPERATOR if desk.gate.is_open else desk.gate.viewer_of(given.token)
@@ -302,7 +284,15 @@ def healthz(desk: TheDesk, response: Response) -> shapes.Health:
     return shapes.Health(status="failing", detail="the ledger can't be read")
 
 
-@plain.get("/metrics", response_class=Response)
+@plain.get(
+    "/metrics",
+    response_class=Response,
+    responses={
+        200: {"content": {"text/plain": {}}},
+        401: _REFUSALS[401],
+        403: {"model": shapes.Problem, "description": "Not the operator's token"},
+    },
+)
 def metrics(desk: TheDesk, _: Annotated[Viewer, Depends(_operator)]) -> Response:
     """Show the market to Prometheus."""
     return Response(generate_latest(desk.registry), media_type=CONTENT_TYPE_LATEST)

@@ -13,9 +13,11 @@ from fastapi.staticfiles import StaticFiles
 from starlette.middleware.gzip import GZipMiddleware
 
 from ipfl_flower.console.access import Gate
-from ipfl_flower.console.api import Desk, api, plain
+from ipfl_flower.console.api import api, plain
 from ipfl_flower.console.bodies import BodyLimit
+from ipfl_flower.console.desk import Desk
 from ipfl_flower.console.follower import Follower
+from ipfl_flower.console.segments import WholeSegments
 from ipfl_flower.ledger import LedgerError
 
 STATIC: Final = Path(__file__).parent / "static"
@@ -86,6 +88,7 @@ def make_app(gate: Gate, follower: Follower, *, any_host: bool = False) -> FastA
         text = "; ".join(what).encode("utf-8", "backslashreplace").decode()
         return JSONResponse({"detail": text}, 422)
 
+    app.add_middleware(WholeSegments)
     app.add_middleware(BodyLimit)  # within what sets the headers
 
     @app.middleware("http")

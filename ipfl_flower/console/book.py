@@ -140,7 +140,14 @@ class Book:
 
     def accuracies(self, kind: str) -> NDArray[np.float64]:
         """Return accuracies by round and institution, (rounds, m); NaN: unknown."""
-        return self._stacked(lambda page: page.accuracies[kind])
+        if kind not in self._accuracies:
+            self._accuracies[kind] = self._stacked(lambda page: page.accuracies[kind])
+        return self._accuracies[kind]
+
+    @cached_property
+    def _accuracies(self) -> dict[str, NDArray[np.float64]]:
+        """Tables made so far, by kind: each takes a while to make of many rounds."""
+        return {}
 
     def _stacked(self, column: Callable[[Page], NDArray[np.float64]]) -> NDArray[np.float64]:
         table = np.full((len(self.pages), len(self.institutions)), np.nan)
@@ -163,6 +170,8 @@ class Book:
 def read_book(ledger: Ledger, before: Book | None = None) -> Book:
     """Read a market; what `before` has of rounds that are over is not read again.
 
+    A ledger that another was put in the place of (a backup, say) is read from its beginning.
+
     Raises
     ------
     LedgerError
@@ -174,6 +183,8 @@ def read_book(ledger: Ledger, before: Book | None = None) -> Book:
     # At most two rounds at the end are not over: one that is settled, and the one after it.
     while pages and any(page.state not in FINAL for page in pages[-2:]):
         pages.pop()
+    if not is_sealed_by(ledger, len(pages), pages[-1].history.head if pages else None):
+        before, pages = None, []
     institutions = tuple(ledger.institutions())
     while rounds := ledger.history(len(pages), CHUNK):
         for history in rounds:
@@ -181,13 +192,22 @@ def read_book(ledger: Ledger, before: Book | None = None) -> Book:
             pages.append(_page(history, last, len(institutions)))
         if len(rounds) < CHUNK:
             break
+    kept = before.events if before else ()
     return Book(
         institutions=institutions,
         pages=tuple(pages),
-        events=tuple(ledger.events()),
+        events=(*kept, *ledger.events(after=len(kept))),
         expelled=ledger.expelled(),
         server=ledger.server(),
     )
+
+
+def is_sealed_by(ledger: Ledger, rounds: int, head: str | None) -> bool:
+    """Tell whether a ledger's first `rounds` rounds, one or more, are those sealed by `head`.
+
+    What was read of a ledger goes on to hold only then: another may have been put in its place.
+    """
+    return rounds > 0 and ledger.settings is not None and ledger.head(before=rounds) == head
 
 
 def iso(at: float | None) -> str | None:

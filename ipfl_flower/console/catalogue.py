@@ -156,6 +156,18 @@ REPORTED: Final = {
     "fit_seconds": Spec(
         "ipfl_trainer_fit_seconds", "gauge", "How long it trained, as it says.", BY
     ),
+    "samples_per_second": Spec(
+        "ipfl_trainer_samples_per_second",
+        "gauge",
+        "Training samples a second, while it trained.",
+        BY,
+    ),
+    "gpu_memory_bytes": Spec(
+        "ipfl_trainer_gpu_memory_bytes",
+        "gauge",
+        "The most GPU memory that tensors took in its last training; none without a GPU.",
+        BY,
+    ),
     "train_loss": Spec("ipfl_trainer_train_loss", "gauge", "Its mean loss while training.", BY),
     "validation_accuracy": Spec(
         "ipfl_trainer_validation_accuracy_ratio", "gauge", "Of its model, on its own data.", BY

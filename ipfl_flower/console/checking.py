@@ -3,6 +3,7 @@
 An address may hold a password, which an argument would show to everybody on the machine.
 """
 
+import dataclasses
 import json
 import os
 import sys
@@ -17,8 +18,8 @@ def main() -> int:
     """Return the exit code: 0 whatever verification finds."""
     os.nice(NICE)
     try:
-        with Ledger.open(sys.stdin.read().strip(), create=False) as ledger:
-            problems = [str(problem) for problem in verified(ledger)]
+        with Ledger.open(sys.stdin.read().strip(), read_only=True) as ledger:
+            problems = [dataclasses.asdict(problem) for problem in verified(ledger)]
     except LedgerError as error:
         print(f"ipfl: {error}", file=sys.stderr)  # noqa: T201
         return 1

@@ -11,10 +11,13 @@ from typing import Final
 
 from ipfl_flower.console.book import Book, iso, read_book
 from ipfl_flower.console.shapes import Verification
-from ipfl_flower.ledger import Ledger
+from ipfl_flower.console.verifier import Verification as Verified
+from ipfl_flower.ledger import Ledger, Problem
 
 LOOK_EVERY_S: Final = 1.0
 VERIFY_EVERY_S: Final = 60.0
+VERIFY_AGAIN_S: Final = 3600.0
+"""A ledger to which nothing was added is verified again after that: rows may have been changed."""
 VERIFY_SHARE: Final = 0.1
 """The most of its time that verifying takes: a long ledger is verified less often."""
 PROBLEMS_MAX: Final = 100
@@ -42,6 +45,7 @@ class Follower:
     verify: bool = True
     book: Book = field(default_factory=Book)
     verification: Verification = field(default_factory=lambda: Verification(state="pending"))
+    verified: Verified | None = None
     failure: str | None = None
     _stopped: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
@@ -82,36 +86,50 @@ class Follower:
                 self.failure = str(error) or type(error).__name__
 
     def _verify(self) -> None:
-        verified: str | None = None
-        pause = 0.0
+        known: str | None = None
+        pause, ended = 0.0, time.monotonic()
         while not self._stopped.wait(pause):
             state = f"{self.book.head} {len(self.book.institutions)}"
             pause = LOOK_EVERY_S
-            if state == verified:
+            if state == known and time.monotonic() - ended < VERIFY_AGAIN_S:
                 continue
             head, began = self.book.head, time.monotonic()
             try:
-                found = self._checked()
+                problems = self._problems()
             except Exception as error:  # noqa: BLE001  # no process to be had, say: the thread goes on
                 _log.warning("the ledger could not be verified: %r", error)
-                found = Verification(state="failed")
+                problems = None
             if self._stopped.is_set():
                 return
-            if found.state == "failed":
+            if problems is None:
                 # What was found before holds until a verification has ended.
                 if self.verification.state == "pending":
-                    self.verification = found
+                    self.verification = Verification(state="failed")
                 pause = VERIFY_EVERY_S
                 continue
-            took = time.monotonic() - began
-            self.verification = found.model_copy(
-                update={"head": head, "at": iso(time.time()), "seconds": round(took, 3)}
-            )
-            verified = state
-            pause = max(VERIFY_EVERY_S, took / VERIFY_SHARE)
+            known, ended = state, time.monotonic()
+            self._note(problems, head, ended - began)
+            pause = max(VERIFY_EVERY_S, (ended - began) / VERIFY_SHARE)
 
-    def _checked(self) -> Verification:
-        """Verify in another process: it clears every round again, and would hold up our answers."""
+    def _note(self, problems: list[Problem], head: str | None, took_s: float) -> None:
+        """Keep what a verification came to, for who asks and for Prometheus."""
+        for problem in problems[:PROBLEMS_MAX]:
+            _log.error("verification: %s", problem)
+        now = time.time()
+        self.verified = Verified(tuple(problems), now, took_s)
+        self.verification = Verification(
+            state="broken" if problems else "verified",
+            head=head,
+            at=iso(now),
+            seconds=round(took_s, 3),
+            problems=[str(problem) for problem in problems[:PROBLEMS_MAX]],
+        )
+
+    def _problems(self) -> list[Problem] | None:
+        """Verify in another process: it clears every round again, and would hold up our answers.
+
+        None: that could not be done.
+        """
         command = [sys.executable, "-m", "ipfl_flower.console.checking"]
         with subprocess.Popen(  # noqa: S603  # ourselves
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -119,13 +137,7 @@ class Follower:
             self._checker = checker
             out, _ = checker.communicate(self.address)
         if checker.returncode != 0:
-            if self._stopped.is_set():
-                return Verification(state="failed")
-            _log.warning("the ledger could not be verified: exit code %d", checker.returncode)
-            return Verification(state="failed")
-        problems = json.loads(out)
-        for problem in problems[:PROBLEMS_MAX]:
-            _log.error("verification: %s", problem)
-        return Verification(
-            state="broken" if problems else "verified", problems=problems[:PROBLEMS_MAX]
-        )
+            if not self._stopped.is_set():
+                _log.warning("the ledger could not be verified: exit code %d", checker.returncode)
+            return None
+        return [Problem(**problem) for problem in json.loads(out)]

@@ -48,13 +48,15 @@ def round_graph(book: Book, page: Page, settlement: Settlement | None, viewer: V
 
 
 def _edges(book: Book, settlement: Settlement, viewer: Viewer) -> list[Edge]:
-    ids, cleared = settlement.participants, settlement.clearing
-    found = []
-    for i, j in np.argwhere(cleared.imports).tolist():
-        buyer, seller = book.names[ids[i]], book.names[ids[j]]
-        if viewer.sees(buyer) or viewer.sees(seller):
-            found.append(Edge(buyer=buyer, seller=seller, price=int(cleared.transfers[i, j])))
-    return found
+    cleared = settlement.clearing
+    names = [book.names[institution] for institution in settlement.participants]
+    buyers, sellers = np.nonzero(cleared.imports)
+    prices = cleared.transfers[buyers, sellers].tolist()
+    return [
+        Edge(buyer=names[i], seller=names[j], price=price)
+        for i, j, price in zip(buyers.tolist(), sellers.tolist(), prices, strict=True)
+        if viewer.sees(names[i]) or viewer.sees(names[j])
+    ]
 
 
 def _node(

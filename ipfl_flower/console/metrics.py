@@ -15,6 +15,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from ipfl_flower.console import catalogue as c
+from ipfl_flower.console.book import is_sealed_by
 from ipfl_flower.console.page import Described, Page
 from ipfl_flower.console.tally import Outcome, Phase, Totals
 from ipfl_flower.ledger import MICRO, Account, Figures, Institution, Ledger, LedgerError, State
@@ -43,6 +44,7 @@ class LedgerCollector(Described):
         self._institutions_max = institutions_max
         self._lock = threading.Lock()
         self._totals = Totals()
+        self._head: str | None = None  # of the last round in them
         # What takes a while and doesn't change: of a settled round's number, and of a head.
         self._unweighted: tuple[int, int] | None = None
         self._fits: tuple[str | None, bool] | None = None
@@ -53,9 +55,8 @@ class LedgerCollector(Described):
         # One scrape at a time: the totals go on from scrape to scrape.
         with self._lock:
             try:
-                figures = self._ledger.figures(after=self._totals.through)
+                figures = self._read_on()
                 served = self._ledger.server() is not None
-                self._totals.add(figures.over)
                 totals = self._totals.plus(figures.going)
                 unweighted = self._purchases_without_distance(totals)
                 fits = self._head_fits(figures.head)
@@ -72,6 +73,17 @@ class LedgerCollector(Described):
         page.add(c.IMBALANCE, totals.imbalance_micro / MICRO)
         page.add(c.HEAD_FITS, fits)
         return page
+
+    def _read_on(self) -> Figures:
+        """Read and count what is new; all of it, if another ledger was put in this one's place."""
+        counted = self._totals.through + 1
+        if counted and not is_sealed_by(self._ledger, counted, self._head):
+            self._totals, self._unweighted, self._fits = Totals(), None, None
+        figures = self._ledger.figures(after=self._totals.through)
+        self._totals.add(figures.over)
+        if figures.over.rounds:
+            self._head = self._ledger.head(before=self._totals.through + 1)
+        return figures
 
     def _purchases_without_distance(self, totals: Totals) -> int | None:
         """Clear the last settled round once more with λ = 0, if nobody bought in it."""
@@ -155,8 +167,8 @@ def _add_newest(page: Page, figures: Figures) -> None:
     page.one_of(c.STATE, [str(item) for item in State], str(state.state))
     if figures.entered_at is not None:
         page.add(c.ENTERED, figures.entered_at)
-    if state.state is State.COLLECTING and figures.deadline_at is not None:
-        page.add(c.DEADLINE, figures.deadline_at)
+    if state.state is State.COLLECTING and state.deadline_at is not None:
+        page.add(c.DEADLINE, state.deadline_at)
     page.add(c.QUORUM, state.quorum)
     page.add(c.ASKED, len(state.asked))
     page.add(c.REPLIED, len(state.reported))

@@ -62,7 +62,7 @@ def round_line(book: Book, page: Page, viewer: Viewer) -> RoundLine:
         ended_at=iso(ended_at),
         collecting_s=None if asked_at is None or done_at is None else done_at - asked_at,
         deadline_s=history.deadline_s,
-        deadline_at=iso(_deadline(book, page)) if collects else None,
+        deadline_at=iso(history.deadline_at),
         waiting=[book.names[i] for i in waiting if collects and viewer.sees(book.names[i])],
         failed={
             book.names[i]: why for i, why in history.failed.items() if viewer.sees(book.names[i])
@@ -71,12 +71,3 @@ def round_line(book: Book, page: Page, viewer: Viewer) -> RoundLine:
         slowest_s=None if slowest is None or asked_at is None else times[slowest] - asked_at,
         head=history.head,
     )
-
-
-def _deadline(book: Book, page: Page) -> float | None:
-    """Return until when a round collects; resumed, it waits its whole deadline again."""
-    asked_at = page.history.steps.get(State.COLLECTING)
-    if asked_at is None:
-        return None
-    resumed = (event.at for event in book.events if event.kind == "resumed")
-    return max([asked_at, *resumed]) + page.history.deadline_s

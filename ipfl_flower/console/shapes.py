@@ -4,7 +4,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Micro: TypeAlias = Annotated[int, Field(description="micro-credits")]
+Micro: TypeAlias = Annotated[int, Field(description="micro-credits, exact: 2⁵³ and more, too")]
 Credits: TypeAlias = Annotated[float, Field(description="credits")]
 Accuracy: TypeAlias = Annotated[float, Field(description="0 to 1, on the institution's test data")]
 Time: TypeAlias = Annotated[str, Field(description="ISO 8601, UTC")]

@@ -47,7 +47,33 @@ class Verification:
     duration_s: float
 
 
-class Verifier(Described):
+class VerificationCollector(Described):
+    """What the last verification of the whole ledger found.
+
+    Parameters
+    ----------
+    last : callable
+        Gives it; None before the first has ended, and then there is nothing to say.
+    """
+
+    specs = (c.VERIFIED, c.PROBLEMS, c.VERIFIED_AT, c.VERIFYING)
+
+    def __init__(self, last: Callable[[], Verification | None]) -> None:
+        self._last = last
+
+    def collect(self) -> Iterable[Metric]:
+        """Say what it found."""
+        page, last = Page(), self._last()
+        if last is not None:
+            page.add(c.VERIFIED, not last.problems)
+            for check, count in sorted(Counter(item.check for item in last.problems).items()):
+                page.add(c.PROBLEMS, count, check)
+            page.add(c.VERIFIED_AT, last.ended_at)
+            page.add(c.VERIFYING, last.duration_s)
+        return page
+
+
+class Verifier(VerificationCollector):
     """Verifies a ledger at once and then every `every_s` seconds, while it is entered as a context.
 
     Parameters
@@ -60,11 +86,10 @@ class Verifier(Described):
         Seconds since 1970.
     """
 
-    specs = (c.VERIFIED, c.PROBLEMS, c.VERIFIED_AT, c.VERIFYING)
-
     def __init__(
         self, ledger: Ledger, every_s: float, clock: Callable[[], float] = time.time
     ) -> None:
+        super().__init__(lambda: self.last)
         self._ledger = ledger
         self._every_s = every_s
         self._clock = clock
@@ -108,16 +133,3 @@ class Verifier(Described):
         """Give a verification that has begun a moment to end; a long one goes with the process."""
         self._over.set()
         self._thread.join(GRACE_S)
-
-    # --- as a collector ---------------------------------------------------------------------------
-
-    def collect(self) -> Iterable[Metric]:
-        """Say what the last verification found; nothing before the first has ended."""
-        page, last = Page(), self.last
-        if last is not None:
-            page.add(c.VERIFIED, not last.problems)
-            for check, count in sorted(Counter(item.check for item in last.problems).items()):
-                page.add(c.PROBLEMS, count, check)
-            page.add(c.VERIFIED_AT, last.ended_at)
-            page.add(c.VERIFYING, last.duration_s)
-        return page

@@ -109,8 +109,9 @@ def main() -> None:
     if not text:
         return  # the executor has ended
     task = json.loads(text)
-    logger.addHandler(handler := logging.StreamHandler())
-    handler.setFormatter(logging.Formatter("ipfl: %(message)s"))
+    if logging.lastResort is not None:
+        # Until the client app has set up its logging; from then on, ours is its, too.
+        logging.lastResort.setFormatter(logging.Formatter("ipfl: %(message)s"))
     start_parent_process_monitor(task["parent"])
     retries = make_simple_http_retry_invoker()
     client = RuntimeHttpClient.from_server_address(

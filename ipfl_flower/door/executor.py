@@ -30,13 +30,14 @@ from flwr.supercore.retry import make_simple_http_retry_invoker
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.utils import disable_process_dumping
 
+from ipfl_flower import logs
 from ipfl_flower.door.allowed import AllowedError, read_allowed
 
 # Run as a file: it must not have this package loaded, since a bundle brings a copy of its own.
 CLIENT_APP = Path(__file__).with_name("clientapp.py")
 # Of the environment, what a client app gets: where things are, the language, and how libraries run.
 CLIENT_NAMES = {"PATH", "HOME", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "NO_PROXY", "no_proxy"}
-CLIENT_PREFIXES = ("LC_", "PYTHON", "FLWR_", "GRPC_", "MALLOC_", "OMP_")
+CLIENT_PREFIXES = ("LC_", "PYTHON", "FLWR_", "GRPC_", "IPFL_LOG_", "MALLOC_", "OMP_")
 POLL_S = 0.2
 START_S = 60.0
 # From its reply until a client app has ended.
@@ -208,8 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--folder", required=True, type=Path, metavar="DIR")
     parser.add_argument("--parent", required=True, type=int, metavar="PID")
     options = parser.parse_args(arguments)
-    logger.addHandler(handler := logging.StreamHandler())
-    handler.setFormatter(logging.Formatter("ipfl: %(message)s"))
+    logs.configure("ipfl: %(message)s")
     disable_process_dumping(strict=False)
     start_parent_process_monitor(options.parent)
     serve(options.runtime, options.secret, options.folder)

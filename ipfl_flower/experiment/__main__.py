@@ -37,7 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run what the command line asks for; return the exit status."""
     given = _parser().parse_args(arguments)
     output: Path = given.output.absolute()
-    signal.signal(signal.SIGTERM, _interrupt)
+    # SIGINT too: a shell starts background jobs with it ignored. What was started must be ended.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
     began = time.perf_counter()
     try:
         with Watching(Console(stderr=True, highlight=False)) as watching:
@@ -71,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, default=Path("ipfl-experiment"))
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--engine", choices=("in-process", "deployment"), default="in-process")
     parser.add_argument("--json", action="store_true")
     return parser
 
@@ -109,6 +113,7 @@ def _run(
         quick=bench.quick,
         data_dir=bench.data_dir,
         device=bench.device,
+        engine=given.engine,
     )
     found = []
     for name, study in [(name, find_study(name)) for name in chosen]:
@@ -149,6 +154,7 @@ def _command(given: argparse.Namespace) -> str:
     parts += [f"--methods={given.methods}"] if given.methods != ",".join(ALL_METHODS) else []
     parts += [f"--seeds={given.seeds}"] if given.seeds is not None else []
     parts += ["--quick"] if given.quick else []
+    parts += [f"--engine={given.engine}"] if given.engine != "in-process" else []
     parts += [f"--device={given.device}"] if given.device != "cpu" else []
     if given.data_dir is not None:
         parts.append(

@@ -35,12 +35,15 @@ def code_digest() -> str:
     return digest.hexdigest()
 
 
-def key_of(setting: Setting, method: str, device: str) -> dict[str, Any]:
+def key_of(
+    setting: Setting, method: str, device: str, engine: str = "in-process"
+) -> dict[str, Any]:
     """Return all that decides a record, as JSON values."""
     return {
         "setting": _plain(setting),
         "method": method,
         "device": device,
+        "engine": engine,
         "code": code_digest(),
         "versions": versions(),
     }

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from ipfl_flower.experiment.grid import LocalGrid
 from ipfl_flower.experiment.methods.base import Judgement, Method
 from ipfl_flower.experiment.sites import GridSites, alteration, market_handler
 from ipfl_flower.experiment.world import World
-from ipfl_flower.ledger import Ledger, Report
+from ipfl_flower.ledger import Ledger, Report, State
 from ipfl_flower.market import MICRO
 from ipfl_flower.market.gain import Bools, Floats
 from ipfl_flower.models import ModelBank, Reference
@@ -26,6 +26,7 @@ from ipfl_flower.strategy import IPFL, MarketError
 from ipfl_flower.trainer import Trainer
 
 OnRound: TypeAlias = Callable[[int], None]
+Engine: TypeAlias = Literal["in-process", "deployment"]
 
 PRESETS: Final[Mapping[str, str]] = {"ipfl": "recommended", "ipfl-paper": "paper"}
 """The market's own methods: name to preset of `Settings`."""
@@ -64,6 +65,8 @@ class Play:
     seconds, cpu_seconds : float
     ledger : mapping
         Head and number of rounds of the ledger, which verified; {} of a method without one.
+    engine : {"in-process", "deployment"}
+        What it was played on.
     """
 
     rounds: list[Round]
@@ -71,25 +74,29 @@ class Play:
     seconds: float
     cpu_seconds: float
     ledger: Mapping[str, Any] = field(default_factory=dict)
+    engine: Engine = "in-process"
+
+
+def market_table(world: World, preset: str, folder: Path) -> dict[str, Any]:
+    """Return the ``market.toml`` of the market on a world."""
+    setting = world.setting
+    m = len(setting.seats)
+    return {
+        "preset": preset,
+        "rounds": setting.rounds,
+        "institutions-min": m,
+        # An experiment in which an institution fails is none.
+        "quorum": m,
+        "ledger": str(folder / "ledger.db"),
+        "models-dir": str(folder / "models"),
+        "initial-model": str(folder / "theta0.npz"),
+        **setting.market.get(preset, {}),
+    }
 
 
 def market_settings(world: World, preset: str, folder: Path) -> Settings:
     """Return the settings of the market on a world."""
-    setting = world.setting
-    m = len(setting.seats)
-    return Settings.read(
-        {
-            "preset": preset,
-            "rounds": setting.rounds,
-            "institutions-min": m,
-            # An experiment in which an institution fails is none.
-            "quorum": m,
-            "ledger": str(folder / "ledger.db"),
-            "models-dir": str(folder / "models"),
-            "initial-model": str(folder / "theta0.npz"),
-            **setting.market.get(preset, {}),
-        }
-    )
+    return Settings.read(market_table(world, preset, folder))
 
 
 def play_market(world: World, preset: str, folder: Path, on_round: OnRound) -> Play:
@@ -115,13 +122,9 @@ def play_market(world: World, preset: str, folder: Path, on_round: OnRound) -> P
         try:
             strategy.start(LocalGrid(handlers), array_record(world.initial))
         except MarketError as error:
-            raise ExperimentError(f"{error}{_failed(ledger)}") from error
+            raise ExperimentError(f"{error}{failures(ledger)}") from error
         seconds, cpu_seconds = clock.read()
-        problems = ledger.verify()
-        if problems:
-            raise ExperimentError(f"the ledger doesn't verify: {'; '.join(map(str, problems))}")
-        rounds, net = _read(ledger, world, settings)
-        kept = {"head": ledger.head(), "rounds": len(ledger.rounds())}
+        rounds, net, kept = read_market(ledger, world, settings)
     return Play(rounds, net, seconds, cpu_seconds, kept)
 
 
@@ -180,14 +183,33 @@ class _Watched(IPFL):
         return delivery
 
 
-def _read(
+def read_market(
     ledger: Ledger, world: World, settings: Settings
-) -> tuple[list[Round], NDArray[np.float64]]:
-    """Read what came of each round, and net payments in credits, from the ledger alone."""
+) -> tuple[list[Round], NDArray[np.float64], dict[str, Any]]:
+    """Read a market that has ended from its ledger alone.
+
+    Returns
+    -------
+    rounds : list of Round
+        What came of each.
+    net : float64 (m,)
+        Net payments, credits.
+    kept : dict
+        `Play.ledger`.
+
+    Raises
+    ------
+    ExperimentError
+        The ledger doesn't verify, or isn't that of these institutions and rounds.
+    """
+    problems = ledger.verify()
+    if problems:
+        raise ExperimentError(f"the ledger doesn't verify: {'; '.join(map(str, problems))}")
+    _require_whole(ledger, world)
     settlements = [ledger.settlement(number) for number in range(world.setting.rounds)]
     # What a round brought is judged when it is delivered: with the next round's message.
     acknowledged = ledger.acknowledgements()
-    last = [acknowledged.get(i, {}) for i in range(len(world.terms))]
+    last = [acknowledged[i] for i in range(len(world.terms))]
     told = [*(settlement.metrics for settlement in settlements), last]
     rounds = []
     for settlement, before, after in zip(settlements, told, told[1:], strict=False):
@@ -207,7 +229,34 @@ def _read(
             )
         )
     net = sum((s.clearing.net for s in settlements), np.zeros(len(world.terms), np.int64))
-    return rounds, net / MICRO
+    return rounds, net / MICRO, {"head": ledger.head(), "rounds": len(settlements)}
+
+
+def _require_whole(ledger: Ledger, world: World) -> None:
+    """Check that every institution, in the order of the seats, took part in every round."""
+    seats = [seat.name for seat in world.setting.seats]
+    names = [institution.name for institution in ledger.institutions()]
+    if names != seats:
+        raise ExperimentError(f"the ledger's institutions are {names}, the setting's {seats}")
+    for summary in ledger.rounds():
+        if summary.participants != len(seats) or summary.state not in (
+            State.SETTLED,
+            State.DELIVERED,
+        ):
+            raise ExperimentError(
+                f"round {summary.number} is {summary.state} with {summary.participants} of "
+                f"{len(seats)} institutions: run it again"
+            )
+    if len(ledger.rounds()) != world.setting.rounds:
+        raise ExperimentError(
+            f"the market ended after {len(ledger.rounds())} of {world.setting.rounds} rounds"
+        )
+    silent = set(range(len(seats))) - set(ledger.acknowledgements())
+    if silent:
+        raise ExperimentError(
+            f"{', '.join(seats[i] for i in sorted(silent))} did not judge the last delivery: run "
+            "it again"
+        )
 
 
 def _left_with(trained: Mapping[str, float], delivered: Mapping[str, float]) -> Judgement:
@@ -217,7 +266,8 @@ def _left_with(trained: Mapping[str, float], delivered: Mapping[str, float]) -> 
     return Judgement(**{n: scores[prefix + n] for n in Judgement.__dataclass_fields__})
 
 
-def _failed(ledger: Ledger) -> str:
+def failures(ledger: Ledger) -> str:
+    """Say in parentheses which institutions failed in the last round and why; "" if none did."""
     state = ledger.state()
     failed: Sequence[str] = [] if state is None else list(state.failed.values())
     return f" ({'; '.join(failed)})" if failed else ""

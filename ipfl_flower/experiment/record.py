@@ -64,6 +64,7 @@ def make_record(world: World, method: str, play: Play, *, local_trainings: int) 
         "setting": setting.name,
         "title": setting.title,
         "method": method,
+        "engine": play.engine,
         "seed": setting.seed,
         "data": setting.data,
         "stand_in": setting.stand_in,

@@ -7,9 +7,10 @@ from typing import Final, Literal
 
 from ipfl_flower.experiment.cache import Cache, Damage, key_of
 from ipfl_flower.experiment.definition import Choice, ExperimentError, Setting
+from ipfl_flower.experiment.deployment import play_deployed, require_deployable
 from ipfl_flower.experiment.methods import METHODS, Method, MethodError, make
 from ipfl_flower.experiment.oracle import Oracle
-from ipfl_flower.experiment.play import PRESETS, Play, play_market, play_method
+from ipfl_flower.experiment.play import PRESETS, Engine, Play, play_market, play_method
 from ipfl_flower.experiment.record import Record, make_record
 from ipfl_flower.experiment.settings import build
 from ipfl_flower.experiment.sites import GridSites
@@ -32,6 +33,8 @@ class Plan:
     quick : bool
     data_dir : Path or None
     device : {"cpu", "cuda"}
+    engine : {"in-process", "deployment"}
+        What the market is played on; other methods are played in this process.
     """
 
     settings: Sequence[str]
@@ -40,10 +43,15 @@ class Plan:
     quick: bool = False
     data_dir: Path | None = None
     device: Literal["cpu", "cuda"] = "cpu"
+    engine: Engine = "in-process"
 
     def __post_init__(self) -> None:
         for method in self.methods:
             require_method(method)
+
+    def engine_of(self, method: str) -> Engine:
+        """Return what a method is played on."""
+        return self.engine if method in PRESETS else "in-process"
 
     def __len__(self) -> int:
         return len(self.settings) * len(self.seeds) * len(self.methods)
@@ -61,11 +69,14 @@ class Told:
         Of the number of a round that was played.
     damaged : callable
         Of a cache file that was passed over.
+    says : callable
+        A line about the processes of a market that is deployed.
     """
 
     begins: Callable[[Setting, str, bool], None] = lambda *_: None
     on_round: Callable[[int], None] = lambda _: None
     damaged: Callable[[Damage], None] = lambda _: None
+    says: Callable[[str], None] = lambda _: None
 
 
 @dataclass
@@ -91,25 +102,34 @@ def run(plan: Plan, cache: Cache, told: Told | None = None) -> Iterator[Record]:
         A setting isn't known, or a method failed on it; what came before is in the cache.
     """
     told = told or Told()
+    here = [method for method in plan.methods if plan.engine_of(method) != plan.engine]
+    if here:
+        told.says(f"SuperNodes play the market alone; played in this process: {', '.join(here)}")
     for name in plan.settings:
         for seed in plan.seeds:
             setting = build(name, Choice(seed, quick=plan.quick, data_dir=plan.data_dir))
             world = _Lazy(setting, plan.device)
             for method in plan.methods:
-                key = key_of(setting, method, plan.device)
+                engine = plan.engine_of(method)
+                key = key_of(setting, method, plan.device, engine)
                 found = cache.find(key)
                 if isinstance(found, Damage):
                     told.damaged(found)
                     found = None
                 told.begins(setting, method, found is not None)
                 if found is None:
-                    found = run_one(world.get, setting, method, told.on_round)
+                    found = run_one(world.get, setting, method, told.on_round, engine, told.says)
                     cache.keep(key, found)
                 yield found
 
 
 def run_one(
-    world: Callable[[], World], setting: Setting, method: str, on_round: Callable[[int], None]
+    world: Callable[[], World],
+    setting: Setting,
+    method: str,
+    on_round: Callable[[int], None],
+    engine: Engine = "in-process",
+    says: Callable[[str], None] = lambda _: None,
 ) -> Record:
     """Play one method on a setting; `world` gives the setting's institutions.
 
@@ -119,9 +139,15 @@ def run_one(
         It failed; names setting, seed and method.
     """
     try:
-        with run_folder() as folder:
+        if engine == "deployment":
+            require_deployable(setting)
+        # What a SuperLink keeps, and the logs of a fleet, may be large.
+        with run_folder(in_memory=engine == "in-process") as folder:
             here = world()
-            play = _play(here, method, Path(folder), on_round)
+            if engine == "deployment":
+                play = play_deployed(here, _preset(method), Path(folder), on_round, says)
+            else:
+                play = _play(here, method, Path(folder), on_round)
             return make_record(here, method, play, local_trainings=_trainings(method))
     except (ExperimentError, LedgerError, MethodError, TaskError, TaskDataError) as error:
         raise ExperimentError(f"{setting.name}, seed {setting.seed}, {method}: {error}") from error
@@ -137,6 +163,15 @@ def require_method(name: str) -> None:
     """
     if name not in ALL_METHODS:
         raise ExperimentError(f"method {name!r} is not known: choose from {', '.join(ALL_METHODS)}")
+
+
+def _preset(method: str) -> str:
+    if method not in PRESETS:
+        raise ExperimentError(
+            f"only the market ({', '.join(PRESETS)}) is played on SuperNodes: "
+            "run other methods without --engine deployment"
+        )
+    return PRESETS[method]
 
 
 def _play(world: World, method: str, folder: Path, on_round: Callable[[int], None]) -> Play:

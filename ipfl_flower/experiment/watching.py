@@ -32,7 +32,8 @@ class Watching:
         self._progress = Progress(*columns, console=console, transient=True)
         self._bar = self._progress.add_task("", total=None, count="")
         self._part, self._of, self._done, self._rounds = "", 0, 0, 1
-        self.told = Told(self._begins, self._on_round, self._damaged)
+        self._said: set[str] = set()
+        self.told = Told(self._begins, self._on_round, self._damaged, self._says)
 
     @contextmanager
     def part(self, name: str, of: int = 0) -> Iterator[None]:
@@ -73,6 +74,12 @@ class Watching:
         self._progress.console.print(
             f"{damage.path} is damaged ({damage.reason}): it is run again", soft_wrap=True
         )
+
+    def _says(self, line: str) -> None:
+        # Every setting says the same of the methods that aren't deployed.
+        if line not in self._said:
+            self._progress.console.print(line, soft_wrap=True)
+        self._said.add(line)
 
     def _show(self, done: float) -> None:
         count = f"{done:.1f} of {self._of}" if self._of else ""

@@ -3,10 +3,10 @@
 import dataclasses
 import os
 import tempfile
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, ClassVar, Final, Literal, Self
 
 import numpy as np
 import torch
@@ -42,6 +42,13 @@ class RandomLabels(Task):
         self.task = task
         self.seed = task.seed
         self.institution = task.institution
+
+    @classmethod
+    def from_options(cls, **options: Any) -> Self:
+        """Make it of the ``[task]`` table under ``of``, whose labels are the true ones."""
+        if not isinstance(table := options.pop("of", None), Mapping) or options:
+            raise TypeError("it takes of, a [task] table, and nothing else")
+        return cls(load_task(**table))
 
     def build_model(self, seed: int) -> nn.Module:
         """Build the task's own model."""
@@ -160,9 +167,9 @@ class World:
         return dataclasses.replace(institution, state_dir=folder / f"institution-{position:03d}")
 
 
-def run_folder() -> "tempfile.TemporaryDirectory[str]":
+def run_folder(*, in_memory: bool = True) -> "tempfile.TemporaryDirectory[str]":
     """Make a folder for one run, in memory where there is a RAM disk: every round is fsynced."""
-    ram = RAM_DISK.is_dir() and os.access(RAM_DISK, os.W_OK)
+    ram = in_memory and RAM_DISK.is_dir() and os.access(RAM_DISK, os.W_OK)
     return tempfile.TemporaryDirectory(prefix="ipfl-experiment-", dir=RAM_DISK if ram else None)
 
 

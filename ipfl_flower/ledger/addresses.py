@@ -10,20 +10,29 @@ from ipfl_flower.ledger.database import Database
 from ipfl_flower.ledger.postgresql import PostgreSQL
 from ipfl_flower.ledger.records import LedgerError
 from ipfl_flower.ledger.sqlite import SQLite
+from ipfl_flower.ledger.sqlite_reader import SQLiteReader
 
 _FIX = "give a file, sqlite:///FILE, or postgresql+psycopg://USER@HOST/DATABASE"
 
 
-def find_database(url_or_path: str | Path) -> Database:
+def find_database(url_or_path: str | Path, *, read_only: bool = False) -> Database:
     """Take the database from a path or URL, without opening it.
+
+    Parameters
+    ----------
+    url_or_path : str or Path
+    read_only : bool
+        Whether a file is never written. What PostgreSQL is asked to read is READ ONLY in any case;
+        give a user that may do no more.
 
     Raises
     ------
     LedgerError
         It is neither SQLite's nor PostgreSQL's, or not a URL at all. No message has its password.
     """
+    make = SQLiteReader if read_only else SQLite
     if isinstance(url_or_path, Path) or "://" not in url_or_path:
-        return SQLite(Path(url_or_path))
+        return make(Path(url_or_path))
     try:
         url = make_url(url_or_path)
     except (ArgumentError, ValueError):  # they quote the URL, password and all
@@ -38,4 +47,4 @@ def find_database(url_or_path: str | Path) -> Database:
         return PostgreSQL(url)
     if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
         raise LedgerError(f"{shown} is no database for a ledger: {_FIX}")
-    return SQLite(Path(url.database))
+    return make(Path(url.database))

@@ -5,7 +5,7 @@ from typing import Final
 from sqlalchemy import Connection, Row, func, select
 
 from ipfl_flower.ledger import tables as t
-from ipfl_flower.ledger.journal import log_event
+from ipfl_flower.ledger.journal import log_event, next_id
 from ipfl_flower.ledger.records import LedgerError
 from ipfl_flower.ledger.rows import plain_text
 
@@ -57,6 +57,9 @@ def _read(connection: Connection, institution: int) -> Row[*tuple[object, ...]] 
 def _write(
     connection: Connection, institution: int, at: float, *, reason: str, admitted: bool
 ) -> None:
-    number = connection.scalar(select(func.count()).select_from(t.admissions))
-    row = {"id": number, "institution": institution, "admitted": int(admitted)}
+    row = {
+        "id": next_id(connection, t.admissions),
+        "institution": institution,
+        "admitted": int(admitted),
+    }
     connection.execute(t.admissions.insert(), {**row, "reason": plain_text(reason), "at": at})

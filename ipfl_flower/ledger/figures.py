@@ -109,8 +109,6 @@ class Figures:
         Where the newest round stands; None before the first.
     entered_at : float or None
         When it got there, seconds since 1970.
-    deadline_at : float or None
-        Until when it collects, seconds since 1970: a resumed market waits its whole deadline again.
     events : Mapping of str to int
         Events by kind.
     head : str or None
@@ -126,6 +124,5 @@ class Figures:
     metrics: Mapping[int, Mapping[str, float]]
     state: RoundState | None
     entered_at: float | None
-    deadline_at: float | None
     events: Mapping[str, int]
     head: str | None

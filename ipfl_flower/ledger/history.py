@@ -3,11 +3,12 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
-from sqlalchemy import CompoundSelect, Connection, Select, Table, func, literal, select, union_all
+from sqlalchemy import Connection, Table, select
 
 from ipfl_flower.ledger import tables as t
+from ipfl_flower.ledger.journal import read_collects_until
 from ipfl_flower.ledger.records import State
 from ipfl_flower.ledger.rows import TRANSFER
 
@@ -34,6 +35,8 @@ class RoundHistory:
         Its number, and the reports needed to settle it.
     deadline_s : float
         Seconds allowed from the start of collecting.
+    deadline_at : float or None
+        Until when it collects, seconds since 1970; None unless it does.
     steps : mapping of State to float
         When it reached each state, seconds since 1970.
     detail : str or None
@@ -59,6 +62,7 @@ class RoundHistory:
     number: int
     quorum: int
     deadline_s: float
+    deadline_at: float | None = None
     steps: Mapping[State, float] = field(default_factory=dict)
     detail: str | None = None
     asked: tuple[int, ...] = ()
@@ -78,18 +82,13 @@ class RoundHistory:
         return [state for state in State if state in self.steps][-1]
 
 
-# Spelled out, not a parameter: only then may SQLite take the index of the transfers.
-_IS_TRANSFER: Final = t.entries.c.kind == literal(TRANSFER, literal_execute=True)
-_IS_CORRECTION: Final = t.entries.c.reverses >= 0  # has an index, unlike kind
-
-
 def read_history(connection: Connection, first: int, count: int) -> list[RoundHistory]:
     """Load rounds `first`, `first` + 1, …, at most `count` of them, by number."""
     rounds = t.rounds.c
     query = select(rounds.number, rounds.quorum, rounds.deadline_s)
     query = query.where(rounds.number.between(first, first + count - 1)).order_by(rounds.number)
     parts = {
-        row["number"]: {**row, "asked": (), "paid": {}, "earned": {}}
+        row["number"]: {**row, "asked": (), "paid": {}, "earned": {}, "edges": 0, "volume_micro": 0}
         | {name: {} for name in ("steps", "failed", "reported", "metrics", "outcomes")}
         for row in connection.execute(query).mappings()
     }
@@ -97,6 +96,7 @@ def read_history(connection: Connection, first: int, count: int) -> list[RoundHi
         _add_course(connection, parts)
         _add_reports(connection, parts)
         _add_money(connection, parts)
+        _add_deadline(connection, parts)
     # A round whose first step is missing was tampered with: verification says so.
     return [RoundHistory(**part) for part in parts.values() if part["steps"]]
 
@@ -131,45 +131,19 @@ def _add_reports(connection: Connection, parts: _Parts) -> None:
         )
 
 
+def _add_deadline(connection: Connection, parts: _Parts) -> None:
+    for part in parts.values():
+        asked_at, ends = part["steps"].get(State.COLLECTING), (State.SETTLED, State.ABANDONED)
+        if asked_at is not None and not any(state in part["steps"] for state in ends):
+            part["deadline_at"] = read_collects_until(connection, asked_at, part["deadline_s"])
+
+
 def _add_money(connection: Connection, parts: _Parts) -> None:
-    first, last = min(parts), max(parts)
-    for number, payer, payee, amount in connection.execute(_moved(first, last)):
-        paid, earned = parts[number]["paid"], parts[number]["earned"]
-        paid[payer] = paid.get(payer, 0) + amount
-        earned[payee] = earned.get(payee, 0) + amount
-    for number, edges, volume in connection.execute(_volumes(first, last)):
-        parts[number] |= {"edges": edges, "volume_micro": int(volume)}
-
-
-def read_lines(
-    connection: Connection, institution: int, first: int, last: int
-) -> list[tuple[int, int, int, int]]:
-    """Load an institution's entries in rounds `first` to `last` as they were made.
-
-    Returns
-    -------
-    list of tuple
-        Round, payer, payee, micro-credits.
-    """
-    entries = t.entries.c
-    # "+ 0": not by the indices of payer and payee, which lead to all rounds.
-    own = (entries.payer + 0 == institution) | (entries.payee + 0 == institution)
-    query = select(entries.id, entries.round, entries.payer, entries.payee, entries.amount_micro)
-    query = query.where(entries.round.between(first, last), own)
-    both = union_all(query.where(_IS_TRANSFER), query.where(_IS_CORRECTION))
-    return [tuple(row[1:]) for row in sorted(connection.execute(both), key=tuple)]
-
-
-def _moved(first: int, last: int) -> CompoundSelect[Any]:
-    """Select round, payer, payee and amount of what was paid in some rounds."""
-    entries = t.entries.c
-    query = select(entries.round, entries.payer, entries.payee, entries.amount_micro)
-    query = query.where(entries.round.between(first, last))
-    return union_all(query.where(_IS_TRANSFER), query.where(_IS_CORRECTION))
-
-
-def _volumes(first: int, last: int) -> Select[Any]:
-    entries = t.entries.c
-    query = select(entries.round, func.count(), func.sum(entries.amount_micro))
-    query = query.where(entries.round.between(first, last), _IS_TRANSFER)
-    return query.group_by(entries.round)
+    for row in _rows(connection, t.entries, parts):
+        part, amount = parts[row.round], row.amount_micro
+        paid, earned = part["paid"], part["earned"]
+        paid[row.payer] = paid.get(row.payer, 0) + amount
+        earned[row.payee] = earned.get(row.payee, 0) + amount
+        if row.kind == TRANSFER:
+            part["edges"] += 1
+            part["volume_micro"] += amount

@@ -19,7 +19,7 @@ from ipfl_flower.ledger.addresses import find_database
 from ipfl_flower.ledger.chain import head_before
 from ipfl_flower.ledger.database import Database
 from ipfl_flower.ledger.figures import Figures
-from ipfl_flower.ledger.history import RoundHistory, read_history, read_lines
+from ipfl_flower.ledger.history import RoundHistory, read_history
 from ipfl_flower.ledger.reading import has_reported, last_round, read_state, read_summaries
 from ipfl_flower.ledger.records import (
     Event,
@@ -33,7 +33,12 @@ from ipfl_flower.ledger.records import (
     Statement,
 )
 from ipfl_flower.ledger.rows import read_reports, read_settlement
-from ipfl_flower.ledger.statements import read_balances, read_institutions, read_statement
+from ipfl_flower.ledger.statements import (
+    read_balances,
+    read_institutions,
+    read_lines,
+    read_statement,
+)
 from ipfl_flower.ledger.watching import head_fits, read_figures
 
 
@@ -56,6 +61,7 @@ class Ledger:
         *,
         create: bool = True,
         serve: bool = False,
+        read_only: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> Self:
         """Open a ledger.
@@ -70,6 +76,9 @@ class Ledger:
         serve : bool
             Whether to be this ledger's one server until it is closed or the process ends: whoever
             runs a market says True, and a second one is refused. Readers say False.
+        read_only : bool
+            Whether nothing may be written: a file then can be on a read-only mount, and a reader
+            neither changes it nor holds its writer up.
         clock : callable
             Seconds since 1970, for the columns that say when.
 
@@ -79,8 +88,8 @@ class Ledger:
             The ledger is missing, unreachable, unreadable, damaged, another program's, of another
             schema version, or served already.
         """
-        database = find_database(url_or_path)
-        database.open(create=create, serve=serve)
+        database = find_database(url_or_path, read_only=read_only)
+        database.open(create=create and not read_only, serve=serve)
         return cls(database, clock)
 
     @property
@@ -134,6 +143,14 @@ class Ledger:
         """The market's settings; None before `begin`."""
         with self._read() as connection:
             return enrolment.read_settings(connection)
+
+    @property
+    def market(self) -> str | None:
+        """What identifies the market, as in its receipts: the SHA-256 of its settings.
+
+        None before `begin`.
+        """
+        return None if self.settings is None else self.head(before=0)
 
     def enrol(self, name: str, public_key: bytes, *, samples_cap: int | None = None) -> int:
         """Add an institution, or find it again by its public key.
@@ -328,10 +345,10 @@ class Ledger:
         with self._write() as connection:
             journal.log_event(connection, kind, text, self._clock())
 
-    def events(self) -> list[Event]:
-        """List all events, oldest first."""
+    def events(self, after: int = 0) -> list[Event]:
+        """List all events but the first `after`, oldest first."""
         with self._read() as connection:
-            return journal.read_events(connection)
+            return journal.read_events(connection, after)
 
     # --- reading ----------------------------------------------------------------------------------
 

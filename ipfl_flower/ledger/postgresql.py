@@ -22,7 +22,7 @@ from sqlalchemy import (
     select,
     text,
 )
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, PendingRollbackError
 
 from ipfl_flower.ledger import guards, schema, sqlite
 from ipfl_flower.ledger import tables as t
@@ -158,6 +158,8 @@ class PostgreSQL(Database):
         """Name the database, what happened, and what to do; a password is in none of it."""
         try:
             yield
+        except PendingRollbackError as error:  # asked again after the connection was lost
+            raise LedgerError(f"ledger {self.name}: {_LOST[0]}: {_LOST[1]}") from error
         except DBAPIError as error:
             if isinstance(error.orig, sqlite3.Error):  # of the other end of a copy
                 raise

@@ -8,6 +8,7 @@ from sqlalchemy import ColumnElement, Connection, Table, bindparam, func, select
 
 from ipfl_flower.ledger import tables as t
 from ipfl_flower.ledger.checks import current_state
+from ipfl_flower.ledger.journal import read_collects_until
 from ipfl_flower.ledger.records import LedgerError, RoundState, RoundSummary, State
 from ipfl_flower.ledger.rows import TRANSFER
 
@@ -47,6 +48,21 @@ def read_states(connection: Connection) -> dict[int, set[State]]:
     for number, state in connection.execute(query):
         states[number].add(State(state))
     return states
+
+
+def find_undelivered(connection: Connection, number: int) -> int | None:
+    """Find the last settled round before round `number` that isn't delivered; None: there is none.
+
+    It looks no further back than to a round that collected: before that, all were delivered.
+    """
+    for earlier in range(number - 1, -1, -1):
+        steps = select(t.transitions.c.state).where(t.transitions.c.round == earlier)
+        states = {State(state) for state in connection.scalars(steps)}
+        if current_state(states) is State.SETTLED:
+            return earlier
+        if State.COLLECTING in states:
+            return None
+    return None
 
 
 def last_round(connection: Connection) -> int | None:
@@ -102,7 +118,9 @@ def read_state(connection: Connection, number: int) -> RoundState:
         failed={i: reason for i, reason in failed.items() if i not in reported},
         quorum=quorum,
         deadline_s=deadline_s,
-        deadline_at=collecting.at + deadline_s if collecting else None,
+        deadline_at=None
+        if collecting is None
+        else read_collects_until(connection, collecting.at, deadline_s),
         detail=reached[state].detail,
     )
 

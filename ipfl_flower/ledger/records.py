@@ -137,7 +137,8 @@ class RoundState:
     deadline_s : float
         Seconds allowed from the start of collecting.
     deadline_at : float or None
-        End of collecting, seconds since 1970; None before collecting.
+        End of collecting, seconds since 1970; None before collecting. A round that was resumed
+        waits its whole deadline again.
     detail : str or None
         Why the round was abandoned.
     """

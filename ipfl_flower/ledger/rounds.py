@@ -11,11 +11,10 @@ from ipfl_flower.ledger.checks import (
     CHEAP_CHECKS,
     NEXT_STATES,
     SEALED,
-    current_state,
     settlement_faults,
 )
 from ipfl_flower.ledger.copying import insert_rows
-from ipfl_flower.ledger.reading import last_round, read_reached, read_state, read_states
+from ipfl_flower.ledger.reading import find_undelivered, last_round, read_reached, read_state
 from ipfl_flower.ledger.records import LedgerError, Report, Settlement, State
 from ipfl_flower.ledger.rows import (
     next_entry,
@@ -62,9 +61,9 @@ def collect(connection: Connection, number: int, at: float) -> None:
     state = read_reached(connection, number)
     if state is not State.COLLECTING:
         _require(number, state, State.COLLECTING)
-        for earlier, states in sorted(read_states(connection).items()):
-            if current_state(states) is State.SETTLED:
-                raise LedgerError(f"round {number} cannot collect: deliver round {earlier} first")
+        earlier = find_undelivered(connection, number)
+        if earlier is not None:
+            raise LedgerError(f"round {number} cannot collect: deliver round {earlier} first")
         _enter(connection, number, State.COLLECTING, None, at)
 
 

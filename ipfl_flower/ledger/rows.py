@@ -54,7 +54,7 @@ def read_reports(connection: Connection, number: int) -> list[Report]:
         A row does not make a report.
     """
     query = select(t.reports).where(t.reports.c.round == number)
-    rows = connection.execute(query.order_by(t.reports.c.institution))
+    rows = connection.execute(query.order_by(t.reports.c.institution)).all()
     return [_report(row) for row in rows]
 
 
@@ -117,18 +117,22 @@ def stored_rows(connection: Connection, number: int) -> dict[Table, Rows]:
         t.outcomes: select(t.outcomes).order_by(t.outcomes.c.institution),
         t.entries: select(t.entries).where(t.entries.c.kind == TRANSFER).order_by(t.entries.c.id),
     }
-    return {
-        table: [
-            dict(row) for row in connection.execute(q.where(table.c.round == number)).mappings()
-        ]
-        for table, q in order.items()
-    }
+    found: dict[Table, Rows] = {}
+    for table, query in order.items():
+        names = table.columns.keys()
+        rows = connection.execute(query.where(table.c.round == number)).all()
+        # By names of our own: a mapping of SQLAlchemy's looks them up anew for each row.
+        found[table] = [dict(zip(names, row, strict=True)) for row in rows]
+    return found
 
 
 def next_entry(connection: Connection, number: int) -> int:
     """Find the id of the first entry of round `number`: ids run on from round to round."""
-    last = select(func.max(t.entries.c.id)).where(t.entries.c.round < number)
-    found: int | None = connection.scalar(last)
+    entries = t.entries.c
+    earlier = select(func.max(entries.round)).where(entries.round < number).scalar_subquery()
+    found: int | None = connection.scalar(
+        select(func.max(entries.id)).where(entries.round == earlier)
+    )
     return 0 if found is None else found + 1
 
 

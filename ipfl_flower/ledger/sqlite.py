@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import IO, Any, Final
 
-from sqlalchemy import URL, Connection, Index, Table, create_engine, event, text
+from sqlalchemy import URL, Connection, Engine, Index, Table, create_engine, event, text
 from sqlalchemy.dialects.sqlite import dialect as sqlite_dialect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateIndex, CreateTable
@@ -59,8 +59,12 @@ class SQLite(Database):
         super().__init__(str(path))
         self._path = path
         self._held: IO[str] | None = None
-        self.engine = create_engine(URL.create("sqlite+pysqlite", database=str(path)))
+        self._file: tuple[int, int] | None = None  # device and inode of what was opened
+        self.engine = self._make_engine()
         event.listen(self.engine, "connect", _on_connect)
+
+    def _make_engine(self) -> Engine:
+        return create_engine(URL.create("sqlite+pysqlite", database=str(self._path)))
 
     def connect(self, *, create: bool) -> str:
         """See that there is a file that can be read, making a new ledger (mode 0600) if it may."""
@@ -83,10 +87,13 @@ class SQLite(Database):
             version = schema.read_version(connection, self.name)
         if version is None:
             raise LedgerError(f"ledger {self.name}: it has no tables: remove it, or check the path")
+        self._set_journal()
+        return version
+
+    def _set_journal(self) -> None:
         with self.explained(), self.engine.connect() as connection:
             # Readers read while one writes. It stays in the file, but not in a VACUUM INTO copy.
             _raw(connection).execute("PRAGMA journal_mode = WAL")  # allowed outside a transaction
-        return version
 
     def hold(self) -> None:
         """Lock the file beside the ledger's, NAME.lock; it stays there and says who held it last.
@@ -140,10 +147,29 @@ class SQLite(Database):
     @contextmanager
     def session(self, *, write: bool) -> Iterator[Connection]:
         """Lend a connection whose transactions begin deferred, or at once to write."""
+        self._follow()
         with self.engine.connect() as connection:
             # Not in a listener of SQLAlchemy's: one listener makes every statement look for others.
             _raw(connection).execute("BEGIN IMMEDIATE" if write else "BEGIN")
             yield connection
+
+    def _follow(self) -> None:
+        """Let go of a file in whose place another was put: readers go on with the new one."""
+        try:
+            found = self._path.stat()
+        except FileNotFoundError as error:  # SQLite would make an empty one
+            raise LedgerError(
+                f"ledger {self.name}: the file is gone: put it back, or check the path"
+            ) from error
+        file = found.st_dev, found.st_ino
+        if self._file not in (None, file):
+            if self._held is not None:
+                raise LedgerError(
+                    f"ledger {self.name}: another file was put in its place while this process "
+                    "serves it: stop it, see which of them is the ledger, and start again"
+                )
+            self.engine.dispose()
+        self._file = file
 
     def health(self, connection: Connection) -> list[str]:
         """List what SQLite itself finds wrong with the file, and what of the schema was changed."""

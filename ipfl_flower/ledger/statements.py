@@ -3,7 +3,7 @@
 from collections import defaultdict
 from typing import Literal
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, func, select, union_all
 
 from ipfl_flower.ledger import tables as t
 from ipfl_flower.ledger.records import Institution, LedgerError, Line, Statement
@@ -46,12 +46,9 @@ def read_statement(connection: Connection, name: str) -> Statement:
     if owner is None:
         known = ", ".join(institutions.values()) or "nobody yet"
         raise LedgerError(f"no institution is called {name!r}; in this market: {known}")
-    entries = t.entries.c
-    query = select(entries.round, entries.payer, entries.payee, entries.amount_micro)
-    query = query.where((entries.payer == owner) | (entries.payee == owner)).order_by(entries.id)
     lines: list[Line] = []
     totals: dict[Literal["paid", "earned"], int] = {"paid": 0, "earned": 0}
-    for number, payer, payee, amount in connection.execute(query):
+    for number, payer, payee, amount in read_lines(connection, owner):
         direction: Literal["paid", "earned"] = "paid" if payer == owner else "earned"
         totals[direction] += amount
         other = payee if payer == owner else payer
@@ -59,3 +56,30 @@ def read_statement(connection: Connection, name: str) -> Statement:
         lines.append(Line(number, institutions.get(other, f"#{other}"), direction, amount, balance))
     paid, earned = totals["paid"], totals["earned"]
     return Statement(name, tuple(lines), paid, earned)
+
+
+def read_lines(
+    connection: Connection, institution: int, first: int | None = None, last: int | None = None
+) -> list[tuple[int, int, int, int]]:
+    """Load an institution's entries as they were made, of all rounds or from `first` to `last`.
+
+    Returns
+    -------
+    list of tuple
+        Round, payer, payee, micro-credits.
+    """
+    entries = t.entries.c
+    columns = (entries.id, entries.round, entries.payer, entries.payee, entries.amount_micro)
+    rounds = []
+    if first is not None:
+        rounds.append(entries.round >= first)
+    if last is not None:
+        rounds.append(entries.round <= last)
+    # Two queries, each by the index of its column: an OR would leave that to the database's guess.
+    both = union_all(
+        *(
+            select(*columns).where(role == institution, *rounds)
+            for role in (entries.payer, entries.payee)
+        )
+    )
+    return [tuple(row[1:]) for row in sorted(connection.execute(both), key=tuple)]

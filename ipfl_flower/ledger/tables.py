@@ -30,7 +30,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
-SCHEMA_VERSION: Final = "ipfl0002"
+SCHEMA_VERSION: Final = "ipfl0003"
 """Revision of these tables. It lies where Alembic looks for it (`alembic_version.version_num`)."""
 
 MICRO: Final = 1_000_000
@@ -127,6 +127,7 @@ reports = _table(
     PrimaryKeyConstraint("round", "institution"),
     ForeignKeyConstraint(["round", "institution"], ["asked.round", "asked.institution"]),
 )
+Index("reports_institution", reports.c.institution, reports.c.round)  # for its last report
 
 refusals = _table(
     "refusals",
@@ -179,7 +180,9 @@ entries = _table(
     CheckConstraint("kind IN ('transfer', 'correction')"),
     CheckConstraint("(kind = 'correction') = (reverses IS NOT NULL)"),
 )
-# The same buyer cannot pay the same seller twice in a round; the other index serves statements.
+# The same buyer cannot pay the same seller twice in a round. By `entries_round` a round is sealed
+# and verified, whatever its rows' kind; the other two hold all of what a statement and a balance
+# are made of.
 _once = entries.c.kind == "transfer"
 Index(
     "entries_once",
@@ -190,8 +193,21 @@ Index(
     sqlite_where=_once,
     postgresql_where=_once,
 )
-Index("entries_payer", entries.c.payer)
-Index("entries_payee", entries.c.payee)
+Index("entries_round", entries.c.round)
+Index(
+    "entries_payer",
+    entries.c.payer,
+    entries.c.round,
+    entries.c.payee,
+    entries.c.amount_micro,
+)
+Index(
+    "entries_payee",
+    entries.c.payee,
+    entries.c.round,
+    entries.c.payer,
+    entries.c.amount_micro,
+)
 
 chain = _table(
     "chain",
@@ -224,6 +240,7 @@ events = _table(
     _real("at"),
     PrimaryKeyConstraint("id"),
 )
+Index("events_kind", events.c.kind, events.c.at)  # for counts, and the last of a kind
 
 # Who may take part: an institution's last row counts; without one, it may. Not in the chain.
 admissions = _table(

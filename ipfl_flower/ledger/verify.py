@@ -13,7 +13,7 @@ from ipfl_flower.ledger.records import LedgerError, Problem
 from ipfl_flower.ledger.rows import TRANSFER, read_settlement
 from ipfl_flower.ledger.statements import read_balances, read_institutions
 
-# What reading rows that were tampered with can raise.
+# What reading rows that were tampered with can raise; of a lost connection see `_raise_if_lost`.
 _UNREADABLE = (LedgerError, DBAPIError, ValueError, TypeError)
 
 
@@ -71,6 +71,7 @@ def _check_settlements(connection: Connection) -> list[tuple[str, str, str]]:
             faults = settlement_faults(read_settlement(connection, number))
             found += [(check, where, what) for check, what in faults]
         except _UNREADABLE as error:
+            _raise_if_lost(error)
             found.append(("readable", where, _line(error)))
     return found
 
@@ -79,7 +80,14 @@ def _tried(where: str, check: Callable[[], list[tuple[str, str, str]]]) -> list[
     try:
         return [Problem(*found) for found in check()]
     except _UNREADABLE as error:
+        _raise_if_lost(error)
         return [Problem("readable", where, f"cannot be read: {_line(error)}")]
+
+
+def _raise_if_lost(error: Exception) -> None:
+    """Raise an error again that says nothing about the rows: the connection was lost."""
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        raise error
 
 
 def _line(error: Exception) -> str:

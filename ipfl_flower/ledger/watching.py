@@ -11,9 +11,9 @@ from ipfl_flower.ledger.admission import read_expelled
 from ipfl_flower.ledger.chain import canonical, next_head, round_digests
 from ipfl_flower.ledger.checks import current_state
 from ipfl_flower.ledger.figures import Account, Figures, RoundFigures, Tally
-from ipfl_flower.ledger.journal import read_last_heard
+from ipfl_flower.ledger.journal import LAST_REPORT, read_last_heard
 from ipfl_flower.ledger.reading import last_round, read_state
-from ipfl_flower.ledger.records import RoundState, State
+from ipfl_flower.ledger.records import State
 from ipfl_flower.ledger.rows import TRANSFER
 from ipfl_flower.ledger.statements import read_institutions
 
@@ -51,7 +51,6 @@ def read_figures(connection: Connection, after: int) -> Figures:
         metrics=metrics,
         state=state,
         entered_at=_read_entered(connection, newest),
-        deadline_at=_read_deadline(connection, state),
         events=_read_events(connection),
         head=connection.scalar(_NEWEST.with_only_columns(t.chain.c.head)),
     )
@@ -147,10 +146,10 @@ def _read_newest_reports(
     metrics: dict[int, dict[str, float]] = {}
     left: set[int] = set()
     said = t.reports.c
-    newest = select(said.institution, func.max(said.round).label("round"))
-    last = newest.group_by(said.institution).subquery()
+    # "+ 0": from institutions to their reports, never from all reports to institutions.
+    own = said.institution == t.institutions.c.id + 0
     query = select(said.institution, said.metrics, said.leaving).join(
-        last, (said.institution == last.c.institution) & (said.round == last.c.round)
+        t.institutions, own & (said.round == LAST_REPORT)
     )
     for institution, text, leaving in connection.execute(query):
         metrics[institution] = json.loads(text)
@@ -163,16 +162,6 @@ def _read_entered(connection: Connection, number: int | None) -> float | None:
     steps = t.transitions.c
     found: float | None = connection.scalar(select(func.max(steps.at)).where(steps.round == number))
     return found
-
-
-def _read_deadline(connection: Connection, state: RoundState | None) -> float | None:
-    if state is None or state.deadline_at is None:
-        return None
-    query = select(func.max(t.events.c.at)).where(t.events.c.kind == "resumed")
-    resumed = connection.scalar(query)
-    if resumed is None:
-        return state.deadline_at
-    return max(state.deadline_at, float(resumed) + state.deadline_s)
 
 
 def _read_events(connection: Connection) -> Counter[str]:

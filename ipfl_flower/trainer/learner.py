@@ -1,5 +1,6 @@
 """An institution's model and data in memory: train the model, judge it, exchange its arrays."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -72,6 +73,7 @@ class Learner:
         self._task = institution.task
         self._sgd = institution.sgd
         self._device = institution.device
+        self._pace: float | None = None
         self._build()
         self._data = self._task.data().to(institution.device)
 
@@ -152,6 +154,9 @@ class Learner:
         self._as_built = False
         tensors = None if centre is None else to_tensors(centre, self.shared)
         sequence = np.random.SeedSequence((self._task.seed, self._task.institution, round_number))
+        if self._device == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+        began = time.perf_counter()
         with seeded(int(sequence.generate_state(1)[0])):
             loss = proximal.train(
                 self._model,
@@ -161,6 +166,8 @@ class Learner:
                 centre=tensors,
                 coefficient=coefficient,
             )
+        # The loss has been read, so a GPU is done, too.
+        self._pace = self._sgd.drawn(len(self._data.train)) / (time.perf_counter() - began)
         try:
             check_finite(self.shared | self.private)
         except ArraysError as error:
@@ -168,6 +175,18 @@ class Learner:
         if not np.isfinite(loss):
             raise self._diverged(round_number, f"the training loss is {loss}")
         return loss
+
+    @property
+    def effort(self) -> dict[str, float]:
+        """What :meth:`train` took last, as metrics.
+
+        ``samples_per_second`` of the steps; on a GPU ``gpu_memory_bytes``, the most that tensors
+        took there since training began.
+        """
+        effort = {} if self._pace is None else {"samples_per_second": self._pace}
+        if self._pace is not None and self._device == "cuda":
+            effort["gpu_memory_bytes"] = float(torch.cuda.max_memory_allocated(self._device))
+        return effort
 
     def arrays(self) -> Arrays:
         """Return the shared part: read-only views on a CPU, which the next change shows in."""

@@ -57,6 +57,11 @@ class Sgd:
         """Return the SGD steps of a round over ``samples`` training samples."""
         return self.iterations or (self.epochs or 0) * -(-samples // self.batch_size)
 
+    def drawn(self, samples: int) -> int:
+        """Return how many samples the steps of a round draw from ``samples`` training samples."""
+        passes, steps = divmod(self.steps(samples), -(-samples // self.batch_size))
+        return passes * samples + steps * self.batch_size
+
 
 def train(
     model: nn.Module,

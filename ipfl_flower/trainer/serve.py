@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ipfl_flower import logs
 from ipfl_flower.tasks import TaskDataError, TaskError
 from ipfl_flower.trainer.errors import InstitutionError
 from ipfl_flower.trainer.loaded import LoadedInstitution
@@ -19,7 +20,7 @@ from ipfl_flower.trainer.server import Listen, listening
 from ipfl_flower.trainer.service import ServiceOptions, TrainerService
 from ipfl_flower.trainer_api import Address, AddressError, Tls
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("ipfl_flower.trainer.serve")  # not __main__
 
 _PERIOD_S_MIN = 0.01
 
@@ -60,8 +61,8 @@ async def serve(
         if loading.done():
             name = loading.result().institution.name
             await server.set_serving(serving=True)
-            sys.stdout.write(f"serving {name} on {server.address}\n")
-            sys.stdout.flush()
+            logs.note(institution=name)
+            logs.announce(f"serving {name} on {server.address}")
             await stopping
         logger.info("stopping: nothing new is begun, what runs has %g s to end", grace_s)
         return await server.stop(grace_s)
@@ -70,10 +71,8 @@ async def serve(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve; return the exit status."""
     given = _parser().parse_args(arguments)
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
-    )
     try:
+        logs.configure("%(asctime)s %(levelname)s %(message)s")
         listen = _listen(given)
         options = ServiceOptions(
             waiting_max=given.waiting_max,
@@ -82,8 +81,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             progress_s=given.progress_s,
         )
         ended = asyncio.run(serve(given.institution, listen, options, grace_s=given.grace_s))
-    except (AddressError, InstitutionError, TaskDataError, TaskError) as error:
-        sys.stderr.write(f"error: {error}\n")
+    except (
+        AddressError,
+        InstitutionError,
+        logs.LogSettingError,
+        TaskDataError,
+        TaskError,
+    ) as error:
+        logs.fail(f"error: {error}")
         return 1
     if not ended:
         logger.warning("abandoned a fit: it will be trained when it is asked for again")

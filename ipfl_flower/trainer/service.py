@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import grpc
 import torch
 
+from ipfl_flower import logs
 from ipfl_flower.compatibility import VERSION
 from ipfl_flower.trainer import progress
 from ipfl_flower.trainer.loaded import LoadedInstitution
@@ -25,6 +26,7 @@ from ipfl_flower.trainer.trainer import FitReply, FitRequest, Trainer
 from ipfl_flower.trainer.turns import Turn, Turns
 from ipfl_flower.trainer_api import Description
 from ipfl_flower.trainer_api import trainer_pb2 as pb
+from ipfl_flower.trainer_api.messages import read_metadata
 from ipfl_flower.trainer_api.speaker import require_bridge
 from ipfl_flower.trainer_api.trainer_pb2_grpc import TrainerServicer
 
@@ -103,12 +105,16 @@ class TrainerService(TrainerServicer):
         """Serve one request of the market."""
         options = self._options
         stream = Stream(context, idle_s=options.idle_s, progress_s=options.progress_s)
-        async with _aborting(context):
-            header = await stream.header()
-            async with self._turns.take(
-                lambda acquired: stream.accompany(acquired, "waiting", deadline_s=options.waiting_s)
-            ) as turn:
-                await stream.answer(await self._fit(header, stream, turn))
+        with logs.context(**read_metadata(context.invocation_metadata())) as about:
+            async with _aborting(context):
+                header = await stream.header()
+                about(round=header.round)
+                async with self._turns.take(
+                    lambda acquired: stream.accompany(
+                        acquired, "waiting", deadline_s=options.waiting_s
+                    )
+                ) as turn:
+                    await stream.answer(await self._fit(header, stream, turn))
 
     async def _fit(self, header: pb.FitHeader, stream: Stream, turn: Turn) -> FitReply:
         trainer = await stream.accompany(turn.start(self._loaded.refresh), "loading")

@@ -95,7 +95,9 @@ class FitReply:
         ``…_round`` and ``…_centre``, 1 if it was a centre.
         ``centre_unusable`` 1: the centre has no finite loss here and was passed over.
         ``receipt_alarms``: receipts so far that did not fit.
-        ``samples_train``, ``samples_validation``, ``samples_test``; ``fit_seconds``.
+        ``samples_train``, ``samples_validation``, ``samples_test``; ``fit_seconds``, of all of the
+        request. ``samples_per_second`` while training, and on a GPU ``gpu_memory_bytes``, the most
+        that tensors took there.
     """
 
     arrays: Arrays
@@ -205,7 +207,7 @@ class Trainer:
             )
             candidates[trained.file] = self._learner.arrays()
             candidates |= {state.new_file("private"): private}
-            metrics |= {"train_loss": loss} | scores.named("")
+            metrics |= {"train_loss": loss} | scores.named("") | self._learner.effort
             best = _better(trained, best)
         if best is not None:
             metrics |= _named(best, "best_")

@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from contextvars import copy_context
 from typing import Any, TypeVar
 
 import grpc
@@ -25,7 +26,9 @@ class Turn:
 
     def start(self, work: Callable[[], T]) -> "asyncio.Future[T]":
         """Start work in the one thread that does it; once started, it runs to its end."""
-        future = asyncio.get_running_loop().run_in_executor(self._thread, work)
+        # Its logs, too, are about the request that it is for.
+        within = copy_context().run
+        future = asyncio.get_running_loop().run_in_executor(self._thread, within, work)
         self.work = future  # type: ignore[assignment]
         return future
 

@@ -147,7 +147,7 @@ class TrainerClient:
         """
 
         def ask(left_s: float, heard: Callable[[], None]) -> FitAnswer:
-            replies = self._stub.Fit(_requests(call), timeout=left_s)
+            replies = self._stub.Fit(_requests(call), timeout=left_s, metadata=call.metadata())
             try:
                 return _answer(replies, heard, on_progress)
             finally:

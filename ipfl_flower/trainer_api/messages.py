@@ -1,12 +1,13 @@
 """What is asked of a trainer and what it answers, as values, and as they travel."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from numpy.typing import NDArray
 
+from ipfl_flower.logs import usable_id
 from ipfl_flower.market import Terms, TermsError
 from ipfl_flower.trainer_api import trainer_pb2 as pb
 from ipfl_flower.trainer_api.errors import WireError
@@ -18,6 +19,9 @@ from ipfl_flower.trainer_api.tensors import (
     layout_of,
     read_layout,
 )
+
+MARKET_KEY: Final = "ipfl-market"
+REQUEST_KEY: Final = "ipfl-request"
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,9 @@ class FitCall:
         The receipt that the market's message brought; empty: it brought none.
     task : str
         The task that the market asks for; "": it doesn't say.
+    market, request : str
+        What logs call the market and this request; "": not known. They go beside the protocol, as
+        gRPC metadata: who doesn't know them passes them over.
     """
 
     round: int
@@ -49,6 +56,13 @@ class FitCall:
     start: Literal["own", "centre"] = "own"
     statement: Mapping[str, Any] = field(default_factory=dict)
     task: str = ""
+    market: str = ""
+    request: str = ""
+
+    def metadata(self) -> list[tuple[str, str]]:
+        """Return what gRPC carries beside the messages."""
+        named = {MARKET_KEY: self.market, REQUEST_KEY: self.request}
+        return [(key, value) for key, value in named.items() if usable_id(value)]
 
     def header(self) -> pb.FitHeader:
         """Return all but the model's bytes."""
@@ -152,6 +166,15 @@ class Description:
             leaving=message.leaving,
             device=message.device,
         )
+
+
+def read_metadata(given: Iterable[tuple[str, str | bytes]] | None) -> dict[str, str]:
+    """Return what gRPC's metadata says of a request, by the fields of a log; "": nothing usable."""
+    found = dict(given or ())
+    return {
+        "market": usable_id(found.get(MARKET_KEY)),
+        "request": usable_id(found.get(REQUEST_KEY)),
+    }
 
 
 def terms_message(terms: Terms) -> pb.Terms:

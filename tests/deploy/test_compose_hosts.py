@@ -15,6 +15,8 @@ from support.guide import Terminal
 from support.hosts import (
     BACKUP,
     CHECK,
+    CONSOLE,
+    DOCTOR,
     EXPEL,
     IMAGES,
     NAMES,
@@ -150,6 +152,8 @@ def trade(operator: Operator, houses: dict[str, House], watcher: Watcher) -> Non
     for name in (*NAMES, NEWCOMER):
         houses[name].said["receipts"] = houses[name].terminal.type(CHECK)
     operator.said["backup"] = operator.terminal.type(BACKUP)
+    operator.said["doctor"] = operator.terminal.type(DOCTOR)
+    operator.said["console"] = operator.terminal.type(CONSOLE)
     operator.terminal.learn("alder", "alder")
     operator.said["expel"] = operator.terminal.type(EXPEL)
     after = watcher.now()["round"]
@@ -221,6 +225,21 @@ def test_a_backup_of_a_market_that_runs_verifies(followed):
     assert re.search(r"^verified: \d+ rounds", operator.said["backup"], re.MULTILINE)
 
 
+def test_the_doctor_finds_everything_as_it_should_be(followed):
+    """It ends with an error where it doesn't; what it can't know here is said."""
+    lines = re.findall(
+        r"^(ok|warn|fail) +([a-z .]+?): ", followed["operator"].said["doctor"], re.MULTILINE
+    )
+    states = {check: state for state, check in lines}
+    assert {check for check, state in states.items() if state != "ok"} <= {"refusals", "disk"}
+    assert {"fleet tls", "clock", "superlink", "ledger", "admissions", "secrets"} <= states.keys()
+
+
+def test_the_console_is_up_and_its_token_read_as_the_docs_say(followed):
+    operator = followed["operator"]
+    assert re.search(r"^[0-9a-f]{64}$", operator.said["console"], re.MULTILINE)
+
+
 def test_whom_the_operator_expels_is_asked_no_more(followed):
     operator = followed["operator"]
     assert "alder is expelled" in operator.said["expel"]
@@ -234,7 +253,7 @@ def test_whom_the_operator_expels_is_asked_no_more(followed):
     assert not [number for number, names in later.items() if "alder" in names]
 
 
-def test_every_container_is_locked_down_and_the_fleet_port_alone_is_published(followed):
+def test_every_container_is_locked_down_and_the_fleet_port_and_the_console_are_published(followed):
     published = set()
     for house in followed.values():
         for service, item in house.project.containers().items():
@@ -244,7 +263,7 @@ def test_every_container_is_locked_down_and_the_fleet_port_alone_is_published(fo
             assert item["Config"]["User"] == "10001:10001", service
             ports = item["NetworkSettings"]["Ports"] or {}
             published |= {(service, port) for port, bindings in ports.items() if bindings}
-    assert published == {("superlink", "9092/tcp")}
+    assert published == {("superlink", "9092/tcp"), ("console", "8080/tcp")}
 
 
 def test_the_trainer_gets_gpus_by_the_profile_alone(host, tmp_path):

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 from support.containers import TAG, build, docker, engine_missing
 
-IMAGES = ("server", "supernode", "trainer")
+IMAGES = ("server", "console", "supernode", "trainer")
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(1800)]
 
@@ -35,6 +35,8 @@ def has(image: str, module: str) -> bool:
         ("supernode", "torch", False),
         ("trainer", "torch", True),
         ("server", "psycopg", True),
+        ("console", "torch", False),
+        ("console", "psycopg", True),
         ("server", "server_app", True),
         # Nothing is installed at run time.
         *((image, module, False) for image in IMAGES for module in ("uv", "pip")),
@@ -61,6 +63,35 @@ def test_they_share_the_base_and_the_dependencies(images):
     ]
     shared = [same[0] for same in zip(*layers, strict=False) if len(set(same)) == 1]
     assert shared == [*base, shared[-1]]
+
+
+def test_the_console_adds_next_to_nothing_to_the_servers_layers(images):
+    layers = images["server"]["RootFS"]["Layers"]
+    assert images["console"]["RootFS"]["Layers"][: len(layers)] == layers
+    assert images["console"]["Size"] - images["server"]["Size"] < 10_000
+
+
+def test_the_console_says_of_itself_whether_it_is_well(images):
+    health = images["console"]["Config"]["Healthcheck"]["Test"]
+    assert health[-2:] == ["console", "127.0.0.1:8080"]
+
+
+def test_a_console_without_a_ledger_says_what_is_missing(images):
+    tokens = "import secrets; print(secrets.token_hex(32))"
+    script = f"python -c '{tokens}' > /tmp/t && exec ipfl console /market/ledger.db"
+    done = subprocess.run(
+        [
+            *("docker", "run", "--rm", "--read-only", "--network", "none", "--tmpfs", "/tmp"),
+            *("--entrypoint", "sh", f"ipfl-console:{TAG}", "-c"),
+            f"{script} --host 0.0.0.0 --operator-token-file /tmp/t",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 1
+    assert "no ledger at /market/ledger.db" in done.stderr
 
 
 def test_the_trainer_reads_the_demos_data(images):

@@ -8,6 +8,7 @@ import pytest
 from support.manifest_checks import (
     wrong_data,
     wrong_images,
+    wrong_ledger,
     wrong_namespaces,
     wrong_operations,
     wrong_references,
@@ -31,10 +32,11 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SECRETS = documented_secrets(GUIDE)
 # The oldest Kubernetes whose schemas are asked, and the newest that the validator knows.
 VERSIONS = ("1.29", "1.37")
-FLEET, CONTROL, TRAINER, DNS, POSTGRESQL = 9092, 8000, 9095, 53, 5432
+FLEET, CONTROL, TRAINER, DNS, POSTGRESQL, CONSOLE = 9092, 8000, 9095, 53, 5432, 8080
 OUTSIDE = End("a stranger", address="198.51.100.7")
 SUPERLINK = End("the SuperLink", address="203.0.113.10")
 RESOLVER = End("DNS", "kube-system", {"k8s-app": "kube-dns"})
+CONTROLLER = End("the ingress controller", "ingress-nginx", {"app": "any"})
 NEIGHBOUR = End("a neighbour", "elsewhere", {"app.kubernetes.io/name": "ipfl-supernode"})
 
 
@@ -72,10 +74,11 @@ def images(objects):
 def connections(objects):
     """Return every connection that the policies let be opened, of all that one might think of."""
     pods = ends(objects)
-    ports = [(port, "TCP") for port in (FLEET, CONTROL, TRAINER, DNS, POSTGRESQL, 22, 443, 9094)]
+    numbers = (FLEET, CONTROL, TRAINER, DNS, POSTGRESQL, CONSOLE, 22, 443, 9094)
+    ports = [(port, "TCP") for port in numbers]
     return {
         (source.name, target.name, *port)
-        for source in [*pods, OUTSIDE, SUPERLINK, NEIGHBOUR, RESOLVER]
+        for source in [*pods, OUTSIDE, SUPERLINK, NEIGHBOUR, RESOLVER, CONTROLLER]
         for target in [*pods, OUTSIDE, SUPERLINK, RESOLVER]
         for port in [*ports, (DNS, "UDP")]
         if source in pods or target in pods
@@ -98,10 +101,14 @@ def of_institution(name, superlink):
 
 
 def of_operator(namespace):
-    """Everybody reaches the fleet port, and nobody another; the operator calls nobody."""
-    operator = f"{namespace}/operator"
-    strangers = [OUTSIDE, SUPERLINK, NEIGHBOUR, RESOLVER]
-    return {(end.name, operator, FLEET, "TCP") for end in strangers}
+    """Everybody reaches the fleet port, and nobody another; the operator calls nobody.
+
+    The console is reached by the ingress controller alone.
+    """
+    operator, console = f"{namespace}/operator", f"{namespace}/console"
+    strangers = [OUTSIDE, SUPERLINK, NEIGHBOUR, RESOLVER, CONTROLLER]
+    fleet = {(end.name, operator, FLEET, "TCP") for end in strangers}
+    return fleet | {(CONTROLLER.name, console, CONSOLE, "TCP")}
 
 
 def allowed(overlay):
@@ -112,9 +119,11 @@ def allowed(overlay):
     if overlay == "operator":
         return of_operator("ipfl-market")
     if overlay == "operator-postgresql":
-        me = "ipfl-market/operator"
-        database = {(me, end.name, POSTGRESQL, "TCP") for end in (OUTSIDE, SUPERLINK, RESOLVER)}
-        return of_operator("ipfl-market") | database | dns(me)
+        found = of_operator("ipfl-market")
+        for me in ("ipfl-market/operator", "ipfl-market/console"):
+            found |= {(me, end.name, POSTGRESQL, "TCP") for end in (OUTSIDE, SUPERLINK, RESOLVER)}
+            found |= dns(me)
+        return found
     return of_institution("alder", SUPERLINK.name)
 
 
@@ -124,7 +133,7 @@ def wrong_connections(objects, overlay="demo"):
 
 CHECKS = (
     *(invalid, insecure, references, images),
-    *(wrong_namespaces, wrong_selectors, wrong_data, wrong_operations),
+    *(wrong_namespaces, wrong_selectors, wrong_data, wrong_ledger, wrong_operations),
 )
 
 
@@ -141,7 +150,7 @@ def test_policies_let_be_opened_what_a_market_needs_and_nothing_else(overlay, re
 def test_the_demo_is_an_operator_and_institutions_in_namespaces_of_their_own(rendered):
     found = sorted((pod.namespace, pod.name) for pod in workloads(rendered["demo"]))
     institutions = [(n, p) for n in ("alder", "birch", "cedar") for p in ("supernode", "trainer")]
-    assert found == [*institutions, ("harbour", "operator")]
+    assert found == [*institutions, ("harbour", "console"), ("harbour", "operator")]
 
 
 def test_the_gpu_is_the_trainers_alone(rendered):
@@ -315,6 +324,16 @@ MUTATIONS = {
         lambda o: pod(o, "supernode").spec["volumes"].append(volume(o, "trainer", "data")),
         "supernode mounts the data",
     ),
+    "a console that can write the ledger": (
+        wrong_ledger,
+        lambda o: container(o, "console")["volumeMounts"][0].pop("readOnly"),
+        "console can write to market",
+    ),
+    "a console away from the ledger": (
+        wrong_ledger,
+        lambda o: pod(o, "console").spec.pop("affinity"),
+        "may be scheduled to where the operator's volume is not",
+    ),
     "a container without limits": (
         wrong_operations,
         lambda o: container(o)["resources"].pop("limits"),
@@ -364,6 +383,16 @@ MUTATIONS = {
         wrong_connections,
         lambda o: policy(o, "fleet-from-anywhere")["ingress"][0]["ports"].append({"port": CONTROL}),
         "('a stranger', 'harbour/operator', 8000, 'TCP')",
+    ),
+    "a console for everybody": (
+        wrong_connections,
+        lambda o: policy(o, "console-from-ingress-controller")["ingress"][0].pop("from"),
+        "('a stranger', 'harbour/console', 8080, 'TCP')",
+    ),
+    "a console that calls out": (
+        wrong_connections,
+        lambda o: policy(o, "console-from-ingress-controller").update(egress=[{}]),
+        "('harbour/console', 'a stranger', 443, 'TCP')",
     ),
     "the fleet port closed": (
         wrong_connections,

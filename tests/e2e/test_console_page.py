@@ -2,21 +2,18 @@
 
 import itertools
 import stat
-from pathlib import Path
 
+import numpy as np
 import pytest
-from selenium.common.exceptions import StaleElementReferenceException
-from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.ui import WebDriverWait
 from support import console_market
 from support.browser import browsing, find_browser, serving
+from support.console_page import Page
 
 from ipfl_flower.console.access import add_token
-from ipfl_flower.ledger import Ledger
+from ipfl_flower.ledger import MICRO, Ledger, Settlement
+from ipfl_flower.market import Rules, Terms, clear
 
-SHOTS = Path(__file__).parents[2] / "build" / "screenshots"
-WAIT_S = 60
 OPERATOR = "operator-" + "0123456789" * 3
 
 pytestmark = [
@@ -48,75 +45,9 @@ def address(folder):
 @pytest.fixture
 def page(tmp_path, address):
     with browsing(tmp_path / "profile") as browser:
-        yield Page(browser, address)
-        assert [entry["message"] for entry in browser.get_log("browser")] == []
-
-
-class Page:
-    """What a visitor does and sees."""
-
-    def __init__(self, browser, address):
-        self.browser, self.address = browser, address
-
-    def log_in(self, token):
-        self.browser.get(self.address)
-        self.until(lambda: self.one("#login").is_displayed(), "the login")
-        self.type("#login [name='token']", token, Keys.ENTER)
-        self.until(lambda: self.all("#graph"), "the graph")
-
-    def view(self, name):
-        self.click(f"nav a[href='#{name}']")
-        self.until(lambda: self.attribute(f"nav a[href='#{name}']", "aria-current"), name)
-
-    def click(self, selector):
-        self.act(selector, lambda element: element.click())
-
-    def type(self, selector, *keys):
-        self.act(selector, lambda element: element.send_keys(*keys))
-
-    def attribute(self, selector, name):
-        return self.act(selector, lambda element: element.get_attribute(name))
-
-    def text(self, selector="main"):
-        return self.act(selector, lambda element: element.text)
-
-    def texts(self, selector):
-        return self.until(
-            lambda: ([element.text for element in self.all(selector)],), f"the texts of {selector}"
-        )[0]
-
-    def act(self, selector, act):
-        """Find an element and do something with it, again if the page took it away in between."""
-        return self.until(lambda: (act(self.one(selector)),), selector)[0]
-
-    def one(self, selector):
-        return self.browser.find_element(By.CSS_SELECTOR, selector)
-
-    def all(self, selector):
-        return self.browser.find_elements(By.CSS_SELECTOR, selector)
-
-    def until(self, holds, what):
-        wait = WebDriverWait(self.browser, WAIT_S, 0.05, [StaleElementReferenceException])
-        return wait.until(lambda _: holds(), f"waited {WAIT_S} s for {what}")
-
-    def until_text(self, *parts, selector="main"):
-        self.until(lambda: all(p in self.text(selector) for p in parts), f"{parts} in {selector}")
-
-    def is_wider_than_the_window(self):
-        script = "return document.documentElement.scrollWidth - window.innerWidth"
-        return self.browser.execute_script(script) > 0
-
-    def shoot(self, name):
-        SHOTS.mkdir(parents=True, exist_ok=True)
-        assert self.browser.save_screenshot(str(SHOTS / f"{name}.png"))
-
-    def slide_to(self, number):
-        script = (
-            "const s = document.getElementById('round'); s.value = arguments[0];"
-            "s.dispatchEvent(new Event('input', {bubbles: true}))"
-        )
-        self.browser.execute_script(script, number)
-        self.until(lambda: self.text("#round-number") == str(number), f"round {number}")
+        page = Page(browser, address)
+        yield page
+        assert page.log() == []
 
 
 def test_the_operator_sees_the_graph_slides_through_rounds_and_asks_why(page):
@@ -188,11 +119,7 @@ def test_an_institution_logs_in_and_sees_its_own_lines_alone(page, folder):
 
 
 def test_it_fits_a_telephone_in_the_dark(page):
-    # A window of Chromium's is never narrower than 500: the page is told otherwise.
-    size = {"width": 360, "height": 740, "deviceScaleFactor": 2, "mobile": True}
-    page.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    dark = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
-    page.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", dark)
+    page.shrink_to_a_telephone()
     page.log_in(OPERATOR)
     for view in ("market", "rounds", "money", "learning"):
         page.view(view)
@@ -225,7 +152,43 @@ def test_the_page_follows_a_market_that_gets_on_and_takes_nothing_from_the_users
             assert [element.get_attribute("value") for element in form[:2]] == ["elm", "birch"]
             form[2].click()
             page.until_text("elm does not buy from birch", selector="#why")
-            assert [entry["message"] for entry in browser.get_log("browser")] == []
+            assert page.log() == []
+
+
+def test_amounts_that_a_float_would_round_are_shown_to_the_last_digit(tmp_path):
+    # Two who can gain little beside one who can gain very much: a sum of both is no float.
+    rich = [Terms(100 + i, 0.1 + i, eagerness) for i, eagerness in enumerate((1e26, 1e9, 3e8))]
+    apart = 0.25 * (1 - np.eye(3))
+    ids, active, rules = (0, 1, 2), np.ones(3, bool), Rules()
+    cleared = clear(rich, apart, rules, active)
+    metrics, digests = ({},) * 3, ("a", "b", "c")
+    found = Settlement(0, ids, tuple(rich), apart, active, rules, cleared, digests, metrics)
+    with Ledger.open(tmp_path / "ledger.db") as ledger:
+        ledger.begin({})
+        for name in console_market.NAMES[:3]:
+            ledger.enrol(name, name.encode())
+        ledger.open_round(0, ids, 60.0, 1)
+        ledger.collect(0)
+        console_market.settle(ledger, found)
+        balances = ledger.balances().values()
+    volume = int(cleared.transfers.sum())
+    lost = [amount for amount in (volume, *balances) if int(float(amount)) != amount]
+    assert lost, "a float holds every amount"
+    with (
+        serving(tmp_path / "ledger.db") as address,
+        browsing(tmp_path / "profile") as browser,
+    ):
+        page = Page(browser, address)
+        browser.get(address)
+        page.until_text(f"{cleared.imports.sum()} purchases, {credits_of(volume)} credits")
+        page.view("money")
+        page.until_text("All balances sum to 0.000000", *(credits_of(sum_) for sum_ in balances))
+        assert page.log() == []
+
+
+def credits_of(micro):
+    size = abs(micro)
+    return f"{'−' if micro < 0 else ''}{size // MICRO:,}.{size % MICRO:06}"
 
 
 def test_the_tokens_file_is_its_owners_alone(folder):

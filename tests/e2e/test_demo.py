@@ -13,6 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from ipfl_flower.ledger import Ledger
+
 IPFL = Path(sysconfig.get_path("scripts")) / "ipfl"
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
@@ -32,13 +34,14 @@ def ours(folder):
     return found
 
 
-def run_demo(folder, *arguments):
+def run_demo(folder, *arguments, **variables):
     """Run a demo with 6 institutions to its end; return its folder, result and output."""
     with (folder / "printed").open("w") as printed:
         demo = subprocess.Popen(
             [IPFL, "demo", "--dir", folder / "demo", "--json", folder / "out.json", *arguments],
             stdout=printed,
             stderr=subprocess.STDOUT,
+            env={**os.environ, **variables},
         )
         try:
             code = demo.wait(400)
@@ -52,7 +55,8 @@ def run_demo(folder, *arguments):
 
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory):
-    return run_demo(tmp_path_factory.mktemp("market"), "--rounds", "4")
+    folder = tmp_path_factory.mktemp("market")
+    return run_demo(folder, "--rounds", "4", IPFL_LOG_FORMAT="json")
 
 
 def test_the_papers_preset_works_as_well(tmp_path):
@@ -170,6 +174,43 @@ def test_the_institutions_keep_their_models_and_the_server_keeps_none(outcome):
         state = folder / "institutions" / row["name"] / "state"
         assert list(state.glob("*.npz"))
     assert list((folder / "models").iterdir()) == []
+
+
+def json_lines(files, *, among_others=False):
+    """Return the lines of logs; `among_others`: those that Flower's own processes didn't print."""
+    lines = [line for file in files for line in file.read_text().splitlines()]
+    return [json.loads(line) for line in lines if not among_others or line.startswith("{")]
+
+
+def test_each_request_is_found_at_server_app_bridge_and_trainer(outcome):
+    folder, result, _ = outcome
+    logs = folder / "logs"
+    server = json_lines([logs / "superexec.log"])
+    trainers = json_lines(logs.glob("trainer-*.log"))
+    # Client apps write where what starts them does: Flower's SuperNode, or our executor.
+    nodes = [*logs.glob("supernode-*.log"), *logs.glob("executor-*.log")]
+    bridges = json_lines(nodes, among_others=True)
+    for line in (*server, *trainers, *bridges):
+        assert {"ts", "level", "logger", "message"} <= line.keys()
+    replied = [line for line in server if line["message"].endswith(" replied") and "run" in line]
+    assert len(replied) == len({line["request"] for line in replied}) >= 4 * 6
+    names = {row["name"] for row in result["institutions"]}
+    assert {(line["round"], line["institution"]) for line in replied} >= {
+        (number, name) for number in range(4) for name in names
+    }
+    with Ledger.open(folder / "ledger.db", create=False) as ledger:
+        market = ledger.market[:16]
+    for line in replied:
+        for where, said in ((server, "is asked"), (bridges, "answered"), (trainers, "answered")):
+            (same,) = [
+                other
+                for other in where
+                if other.get("request") == line["request"] and other["message"].endswith(said)
+            ]
+            for field in ("round", "institution"):
+                assert same[field] == line[field]
+            assert same["market"] == line["market"] == market
+    assert len({line["run"] for line in (*replied, *bridges) if "run" in line}) == 1
 
 
 @pytest.mark.parametrize("moment", ["starting", "training"])

@@ -7,14 +7,15 @@ import subprocess
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from support.containers import COMMAND_DEADLINE_S, ROOT, TAG, docker
 
 COMPOSE = ROOT / "deploy" / "compose"
-UP_DEADLINE_S = 600.0
+UP_DEADLINE_S = 1200.0
 # In a container of its own, which nothing that is done to the market's touches.
 WATCHER = """
 import json, time
@@ -50,11 +51,13 @@ def command() -> tuple[str, ...]:
 
 
 class Project:
-    """One compose file, under a name that nobody else has."""
+    """One compose file, and what a test has otherwise, under a name that nobody else has."""
 
-    def __init__(self, file: str, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, file: str, environment: Mapping[str, str], overrides: Sequence[Path] = ()
+    ) -> None:
         self.name = f"ipfl-test-{uuid.uuid4().hex[:12]}"
-        self._file = COMPOSE / file
+        self._files = [part for each in (COMPOSE / file, *overrides) for part in ("--file", each)]
         self._environment = {"IPFL_TAG": TAG, **environment}
 
     def compose(self, *arguments: str, deadline_s: float = COMMAND_DEADLINE_S) -> str:
@@ -73,7 +76,7 @@ class Project:
         self, arguments: tuple[str, ...], deadline_s: float
     ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [*command(), "--project-name", self.name, "--file", self._file, *arguments],
+            [*command(), "--project-name", self.name, *self._files, *arguments],
             env={**os.environ, **self._environment},
             capture_output=True,
             text=True,
@@ -126,9 +129,9 @@ class Project:
 
 
 @contextmanager
-def project(file: str, **environment: str) -> Iterator[Project]:
+def project(file: str, overrides: Sequence[Path] = (), **environment: str) -> Iterator[Project]:
     """Give a project of which nothing is left when the block ends."""
-    made = Project(file, environment)
+    made = Project(file, environment, overrides)
     try:
         yield made
     finally:

@@ -18,7 +18,9 @@ from ipfl_flower.cli.bundle import to_toml
 
 NAMES = ("alder", "birch")
 NEWCOMER = "cedar"
-IMAGES, OPEN, ADMIT, RUN, RENEW, BACKUP, EXPEL = blocks("operate.md", "In containers")
+IMAGES, OPEN, ADMIT, RUN, CONSOLE, DOCTOR, RENEW, BACKUP, EXPEL = blocks(
+    "operate.md", "In containers"
+)
 ASK, JOIN, START, CHECK = blocks("join.md", "In containers")
 [INSTITUTION] = blocks("join.md", "3. Start the trainer", "toml")
 # Enough that the market does not end before the newcomer has come.
@@ -56,6 +58,7 @@ def open_operator(folder: Path, address: str) -> Iterator[Operator]:
         "IPFL_HOST": address,
         "IPFL_PUBLISH": f"{address}:{port}",
         "IPFL_PORT": str(port),
+        "IPFL_CONSOLE": "127.0.0.1:",
     }
     compose = compose_files(folder / "operator")
     settings = tomllib.loads((compose / "operator" / "market.toml").read_text())

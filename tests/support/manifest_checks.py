@@ -79,11 +79,14 @@ def wrong_references(objects, documented):
             for item in kind(objects, "ConfigMap")
             if space(item) == pod.namespace
         }
-        claims = pod.claims | {
+        claims = {
             item["metadata"]["name"]
             for item in kind(objects, "PersistentVolumeClaim")
             if space(item) == pod.namespace
         }
+        # A StatefulSet's claims are there for others, too, by the names that Kubernetes gives them.
+        for each in workloads(objects):
+            claims.update(each.claims.values() if each.namespace == pod.namespace else ())
         volumes, files = pod.volumes(), {}
         for name, volume in volumes.items():
             where = f"{pod.namespace}/{pod.name}: volume {name}"
@@ -166,6 +169,36 @@ def wrong_data(objects):
             found.append("the trainer has no data")
         if pod.name == "trainer" and not all(mount.get("readOnly") for mount in mounts):
             found.append("the trainer can write to the data")
+    return found
+
+
+def wrong_ledger(objects):
+    """Check that the console can't write where the ledger is, and is scheduled to where that is."""
+    found = []
+    for pod in [pod for pod in workloads(objects) if pod.name == "console"]:
+        volumes = [
+            name for name, volume in pod.volumes().items() if "persistentVolumeClaim" in volume
+        ]
+        found += [
+            f"console can write to {mount['name']}"
+            for container in pod.containers
+            for mount in container["volumeMounts"]
+            if mount["name"] in volumes and not mount.get("readOnly")
+        ]
+        terms = (
+            pod.spec.get("affinity", {})
+            .get("podAffinity", {})
+            .get("requiredDuringSchedulingIgnoredDuringExecution", [])
+        )
+        together = [
+            term["topologyKey"] == "kubernetes.io/hostname"
+            and matches(term["labelSelector"], other.labels)
+            for term in terms
+            for other in workloads(objects)
+            if other.name == "operator"
+        ]
+        if volumes and not any(together):
+            found.append("console may be scheduled to where the operator's volume is not")
     return found
 
 

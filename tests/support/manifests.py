@@ -6,7 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
@@ -54,7 +54,8 @@ class Workload:
     namespace: str
     labels: dict
     spec: dict
-    claims: frozenset = frozenset()
+    # Of claims of its own: volume to claim.
+    claims: dict = field(default_factory=dict)
 
     @property
     def containers(self):
@@ -62,7 +63,10 @@ class Workload:
 
     def volumes(self):
         """Return its volumes by name; a claim of its own is a PersistentVolumeClaim like others."""
-        own = {name: {"persistentVolumeClaim": {"claimName": name}} for name in self.claims}
+        own = {
+            name: {"persistentVolumeClaim": {"claimName": claim}}
+            for name, claim in self.claims.items()
+        }
         return own | {volume["name"]: volume for volume in self.spec.get("volumes", [])}
 
 
@@ -74,16 +78,17 @@ def workloads(objects):
             found.append(Workload(meta["name"], space(item), meta.get("labels", {}), item["spec"]))
         elif "template" in item.get("spec", {}):
             template = item["spec"]["template"]
-            claims = [
+            names = [
                 each["metadata"]["name"] for each in item["spec"].get("volumeClaimTemplates", [])
             ]
+            claims = {name: f"{name}-{meta['name']}-0" for name in names}
             found.append(
                 Workload(
                     meta["name"],
                     space(item),
                     template["metadata"]["labels"],
                     template["spec"],
-                    frozenset(claims),
+                    claims,
                 )
             )
     return found

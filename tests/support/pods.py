@@ -41,6 +41,16 @@ IMAGE = {
     "OMP_NUM_THREADS": "1",
     "MALLOC_ARENA_MAX": "2",
 }
+# From inside its pod, as port-forward does.
+ASK_CONSOLE = """
+import json, urllib.request
+token = open("/run/ipfl/console/operator-token").read()
+asked = urllib.request.Request(
+    "http://127.0.0.1:8080/api/v1/rounds", headers={"Authorization": f"Bearer {token}"}
+)
+newest = json.load(urllib.request.urlopen(asked, timeout=30))["rounds"][0]
+print("round", newest["number"], newest["state"])
+"""
 
 
 def command(*words, **options):
@@ -187,8 +197,10 @@ class Cluster:
 
     def _volume(self, found, name, source):
         """Make a volume as the kubelet does: root's, and for the group that fsGroup names."""
-        claim = "persistentVolumeClaim" in source
-        folder = self.volume(found.namespace, "" if claim else found.name, name)
+        claim = source.get("persistentVolumeClaim", {}).get("claimName")
+        folder = self.volume(found.namespace, "" if claim else found.name, claim or name)
+        if claim and folder.exists():
+            return folder  # another pod's, too
         folder.mkdir(parents=True)
         os.chown(folder, 0, USER)
         folder.chmod(0o2775 if claim else 0o2777 if "emptyDir" in source else 0o755)
@@ -253,6 +265,19 @@ def admit(cluster, run, name):
     return trainer
 
 
+def start_console(cluster):
+    """Make the console's tokens, as docs/kubernetes.md says; start its pod and return it."""
+    tokens = cluster.desk / "console"
+    tokens.mkdir()
+    (tokens / "operator-token").write_text("0123456789abcdef" * 4)
+    cluster.at_desk("console", "token", INSTITUTIONS[0], "--tokens", "console/tokens")
+    cluster.keep_secret(OPERATOR[0], "console", "console", ("operator-token", "tokens"))
+    console = cluster.start(OPERATOR[0], "console")["console"]
+    cluster.wait("the console lives", lambda: console.healthy("livenessProbe"))
+    cluster.wait("the console reads the ledger", lambda: console.healthy("readinessProbe"))
+    return console
+
+
 def play(folder):
     """Play the guide from nothing to a market's end; the operator's pod is ended in the middle."""
     cluster = Cluster(folder)
@@ -266,13 +291,15 @@ def play(folder):
     initial = ("python", "-m", "ipfl_flower.trainer.initial", "--task", "digits")
     trainers[0].run(*initial, "--out", "/tmp/initial.npz")
     made = cluster.volume("alder", "trainer", "tmp") / "initial.npz"
-    shutil.copy(made, cluster.volume(OPERATOR[0], "", "market") / "initial.part")
+    shutil.copy(made, cluster.volume(OPERATOR[0], "", "market-operator-0") / "initial.part")
     run.run("mv", "/srv/market/initial.part", "/srv/market/initial.npz")
+    console = start_console(cluster)
     cluster.wait("round 1 is settled", lambda: "round 1 of" in run.log.read_text())
     for each in operator.values():
         each.end()
     cluster.wait("the market has ended", lambda: "the market has ended" in run.log.read_text())
     print(run.run("ipfl", "ledger", "verify", "/srv/market/ledger.db"), flush=True)
+    print("the console says", console.run("python", "-c", ASK_CONSOLE), flush=True)
     for each in cluster.started:
         each.end()
 

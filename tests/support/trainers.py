@@ -23,6 +23,8 @@ MODULE = ("-m", "ipfl_flower.trainer.serve")
 ROOT = Path(__file__).parents[2]
 START_DEADLINE_S = 90.0
 END_DEADLINE_S = 60.0
+MEASURED = frozenset({"fit_seconds", "samples_per_second", "gpu_memory_bytes"})
+"""Metrics that differ each time."""
 
 
 def institution_file(folder, *, iterations=20, cost=0.05, name="alder", leaving="false", more=""):

@@ -283,6 +283,13 @@ def test_the_receipt_key_is_the_markets(settings, ledger):
     assert key in found.line
 
 
+def test_a_samples_max_that_was_changed_after_an_admission_is_wrong(settings, ledger):
+    ledger.enrol("alder", b"alder", samples_cap=settings.samples_max - 1)
+    wanted = f"alder was admitted with {settings.samples_max - 1}.*: set samples-max ="
+    with pytest.raises(KitError, match=wanted):
+        contract_kept(settings, ledger)
+
+
 @pytest.mark.parametrize(
     ("recorded", "said"),
     [

@@ -7,10 +7,15 @@ from concurrent import futures
 
 import grpc
 import pytest
+import uvicorn
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from ipfl_flower.cli.certs import make_server_certificates
 from ipfl_flower.cli.health import UnhealthyError, check_supernode, check_trainer, main
+from ipfl_flower.console.access import Gate
+from ipfl_flower.console.app import make_app
+from ipfl_flower.console.follower import Follower
+from ipfl_flower.ledger import Ledger
 
 HEADER = "  sl  local_address rem_address   st\n"
 
@@ -107,3 +112,47 @@ def test_a_trainer_is_well_once_it_serves(tmp_path, capsys):
 def test_a_trainer_that_is_not_there_is_not_well(tmp_path, capsys):
     assert main(["trainer", f"unix://{tmp_path}/none.sock"]) == 1
     assert "none.sock" in capsys.readouterr().out
+
+
+@pytest.fixture
+def console(tmp_path):
+    """Serve a console's app, with TLS; give the address, and the follower that it reads by."""
+    files = make_server_certificates(tmp_path / "tls", ["console"])
+    with Ledger.open(tmp_path / "ledger.db") as ledger:
+        follower = Follower(ledger, str(tmp_path / "ledger.db"), verify=False)
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            config = uvicorn.Config(
+                make_app(Gate(["0" * 64]), follower),
+                log_level="error",
+                ws="none",
+                ssl_certfile=files.certificate,
+                ssl_keyfile=files.key,
+            )
+            server = uvicorn.Server(config)
+            server.install_signal_handlers = lambda: None
+            thread = threading.Thread(target=server.run, args=([listener],))
+            thread.start()
+            yield f"127.0.0.1:{listener.getsockname()[1]}", follower
+            server.should_exit = True
+            thread.join(timeout=10)
+
+
+def test_a_console_is_well_while_it_can_read_its_ledger(console, capsys):
+    address, follower = console
+    assert main(["console", address, "--tls"]) == 0
+    follower.failure = "the disk is gone"
+    assert main(["console", address, "--tls"]) == 1
+    assert "503" in capsys.readouterr().out
+
+
+def test_a_console_is_asked_in_plain_http_unless_it_has_tls(console, capsys):
+    address, _ = console
+    assert main(["console", address]) == 1
+    assert address in capsys.readouterr().out
+
+
+def test_a_console_that_does_not_listen_is_not_well(capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        closed = f"127.0.0.1:{taken.getsockname()[1]}"
+    assert main(["console", closed]) == 1
+    assert closed in capsys.readouterr().out

@@ -4,6 +4,7 @@ import io
 
 import pytest
 from rich.console import Console
+from support.ledgers import play
 
 from ipfl_flower.cli.live import Watch
 from ipfl_flower.cli.processes import LaunchError, ProcessGroup
@@ -38,3 +39,15 @@ def test_the_server_apps_own_word_is(watch):
         ledger.log_event("started", "Flower run 7")
         ledger.log_event("finished", "1 rounds")
     watch.follow(7, 0)
+
+
+def test_each_settled_round_is_told_once(watch):
+    with Ledger.open(watch.ledger) as ledger:
+        ledger.log_event("started", "Flower run 7")
+        play(ledger, rounds=3)  # of which the second is abandoned
+        ledger.log_event("finished", "3 rounds")
+    told = []
+    watch.on_settled = told.append
+    watch.follow(7, 0)
+    watch.follow(7, 0)
+    assert told == [0, 2]

@@ -2,14 +2,13 @@ import json
 import stat
 import subprocess
 import sys
+from urllib.parse import quote
 
 import pytest
 from fastapi.testclient import TestClient
 from support import console_market as cm
 
 from ipfl_flower.console import api as api_module
-from ipfl_flower.console import follower as follower_module
-from ipfl_flower.console import shapes
 from ipfl_flower.console.access import (
     LOGIN_S,
     LOGINS_MAX,
@@ -350,103 +349,34 @@ def test_a_ledger_that_can_not_be_read_is_said_without_its_address(file):
             assert (health.status_code, "disk" in health.text) == (503, False)
 
 
-# --- following ------------------------------------------------------------------------------------
-
-
-def wait_for(condition, what, seconds=60.0):
-    import time  # noqa: PLC0415  # used here alone
-
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"waited {seconds} s for {what}"
-        time.sleep(0.02)
-
-
-def test_it_follows_the_ledger_and_verifies_it(place):
-    with Ledger.open(place) as writer, Ledger.open(place, create=False) as reader:
-        cm.play(writer, rounds=1)
-        follower = Follower(reader, place)
-        follower.start()
-        try:
-            before = follower.book
-            cm.settle(writer, cm.settlement(1))
-            wait_for(lambda: follower.book.settled == [0, 1], "round 1")
-            assert follower.book is not before
-            wait_for(lambda: follower.verification.state == "verified", "the verification")
-        finally:
-            follower.stop()
-
-
-def test_a_ledger_that_was_tampered_with_is_said_to_be_broken(tmp_path):
-    import sqlite3  # noqa: PLC0415  # behind the ledger's back
-
-    file = tmp_path / "ledger.db"
-    with Ledger.open(file) as ledger:
-        cm.play(ledger, rounds=1)
-    with sqlite3.connect(file) as raw:
-        triggers = raw.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall()
-        for (name,) in triggers:
-            raw.execute(f"DROP TRIGGER {name}")
-        raw.execute("UPDATE entries SET amount_micro = amount_micro + 1 WHERE id = 0")
-    raw.close()
-    with Ledger.open(file, create=False) as ledger:
-        follower = Follower(ledger, str(file))
-        follower.start()
-        try:
-            wait_for(lambda: follower.verification.state == "broken", "the verification")
-        finally:
-            follower.stop()
-    assert any("entries" in problem for problem in follower.verification.problems)
-
-
-def test_following_goes_on_after_whatever_error(place, monkeypatch):
-    def unreadable(*_):
-        raise IndexError("a row names no institution")
-
-    monkeypatch.setattr(follower_module, "LOOK_EVERY_S", 0.01)
-    with Ledger.open(place) as writer, Ledger.open(place, create=False) as reader:
-        cm.play(writer, rounds=1)
-        follower = Follower(reader, place, verify=False)
-        follower.start()
-        try:
-            with monkeypatch.context() as broken:
-                broken.setattr(follower_module, "read_book", unreadable)
-                wait_for(lambda: follower.failure is not None, "the failure")
-                assert follower.failure == "a row names no institution"
-            wait_for(lambda: follower.failure is None, "the recovery")
-        finally:
-            follower.stop()
-
-
-def test_a_verification_that_does_not_end_says_nothing(tmp_path, monkeypatch):
-    file = tmp_path / "ledger.db"
-    with Ledger.open(file) as ledger:
-        cm.play(ledger, rounds=1)
-        follower = Follower(ledger, str(file))
-        asked = []
-
-        def checked():
-            asked.append(1)
-            if len(asked) == 1:
-                return shapes.Verification(state="verified")
-            raise OSError("no process to be had")
-
-        monkeypatch.setattr(follower, "_checked", checked)
-        monkeypatch.setattr(follower_module, "LOOK_EVERY_S", 0.01)
-        monkeypatch.setattr(follower_module, "VERIFY_EVERY_S", 0.01)
-        follower.start()
-        try:
-            wait_for(lambda: follower.verification.state == "verified", "the verification")
-            cm.settle(ledger, cm.settlement(1))
-            wait_for(lambda: len(asked) > 2, "another try")
-            assert follower.verification.state == "verified"
-        finally:
-            follower.stop()
-
-
 def test_a_console_of_no_ledger_does_not_start(tmp_path):
     with pytest.raises(LedgerError, match="no ledger at"):
         Ledger.open(tmp_path / "none.db", create=False)
+
+
+@pytest.fixture(scope="module")
+def slashed(tmp_path_factory):
+    """Give the console of a market of institutions with names that divide a path."""
+    file = tmp_path_factory.mktemp("slashed") / "ledger.db"
+    with pytest.MonkeyPatch.context() as patch, Ledger.open(file) as ledger:
+        patch.setattr(cm, "NAMES", ("a/b", "100% c/d?", "e//f", *cm.NAMES[3:]))
+        cm.play(ledger, rounds=2)
+    with Ledger.open(file, create=False) as ledger:
+        app = make_app(Gate(), Follower(ledger, str(file), verify=False))
+        with TestClient(app, base_url="http://localhost") as client:
+            yield client
+
+
+def test_a_name_may_have_a_slash(slashed):
+    edges = slashed.get("/api/v1/rounds/0/market").json()["edges"]
+    edge = next(edge for edge in edges if "/" in edge["buyer"] and "/" in edge["seller"])
+    buyer, seller = (quote(edge[role], safe="") for role in ("buyer", "seller"))
+    why = slashed.get(f"/api/v1/rounds/0/market/{buyer}/{seller}").json()
+    assert (why["buyer"], why["seller"], why["bought"]) == (edge["buyer"], edge["seller"], True)
+    for end in ("", ".csv"):
+        assert slashed.get(f"/api/v1/accounts/{buyer}/statement{end}").status_code == 200
+    assert slashed.get(f"/api/v1/accounts/{edge['buyer']}/statement").status_code == 404
+    assert slashed.get("/static/..%2fapi.py").status_code == 404
 
 
 # --- tokens and the commands ----------------------------------------------------------------------

@@ -37,6 +37,11 @@ def test_before_the_first_client_app_there_is_nothing_to_end(caplog):
     assert not caplog.text
 
 
+def test_a_client_app_is_told_how_to_log_and_nothing_of_the_rest_that_is_ours():
+    ours = {"IPFL_LOG_FORMAT": "json", "IPFL_LOG_LEVEL": "INFO", "IPFL_TOKEN": "secret"}
+    assert set(executor.client_environment(ours)) == {"IPFL_LOG_FORMAT", "IPFL_LOG_LEVEL"}
+
+
 @pytest.fixture
 def apps(tmp_path, monkeypatch):
     """Client apps that write down what they are told, and their folder; "fail" makes them fail."""

@@ -220,9 +220,51 @@ def test_whose_reply_was_lost_with_a_pull_is_asked_again():
     assert grid.now < 10
 
 
+def test_when_nothing_was_lost_with_a_pull_nobody_is_asked_again():
+    grid = FailingGrid(five())
+    grid.until = 0.05
+    exchange = an_exchange(grid, model_bytes=1000, remake=asked)
+    assert [exchange.node(reply) for reply in exchange.replies()] == list(grid.nodes)
+    assert len(grid.sent) == 5
+    # Of those that failed nothing is counted: it never got to the SuperLink.
+    assert [len(ids) for ids in grid.pulls] == [1] * 5
+
+
+class StumblingGrid(CountingGrid):
+    """The SuperLink fails whenever it is asked for one message's reply, with others or alone."""
+
+    stumbles_over = None
+
+    def pull_messages(self, message_ids):
+        if self.stumbles_over in message_ids:
+            raise locked()
+        return super().pull_messages(message_ids)
+
+
+def test_of_a_pull_that_fails_over_and_over_only_whose_reply_it_is_is_asked_again():
+    grid = StumblingGrid(five())
+    exchange = an_exchange(grid, model_bytes=1000, remake=asked)
+    grid.stumbles_over = grid.sent[2].metadata.message_id
+    names = [grid.nodes[exchange.node(reply)].name for reply in exchange.replies()]
+    assert names == ["a", "b", "d", "e", "c"]
+    assert [message.metadata.dst_node_id for message in grid.sent[5:]] == [
+        grid.sent[2].metadata.dst_node_id
+    ]
+
+
+def test_who_is_still_at_it_when_a_pull_fails_is_asked_by_batches_again():
+    grid = FailingGrid(five(b=lambda message: None))
+    exchange = an_exchange(grid, model_bytes=1000, deadline_s=1.0)
+    grid.until = 0.05
+    assert len(list(exchange.replies())) == 4
+    # Alone once each, then together again: here just the one that has not answered.
+    assert [len(ids) for ids in grid.pulls][:5] == [1] * 5
+    assert not exchange._suspects
+
+
 def test_it_is_not_asked_for_ever():
     grid = LosingGrid(five())
-    grid.losses = 100
+    grid.losses = 1000
     exchange = an_exchange(grid, model_bytes=1000, remake=asked, deadline_s=20.0)
     assert list(exchange.replies()) == []
     assert len(grid.sent) == 5 * (1 + ATTEMPTS_MAX)

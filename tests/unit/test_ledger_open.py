@@ -118,7 +118,7 @@ def test_another_schema_version_is_refused(path):
     raw.execute("UPDATE alembic_version SET version_num = 'ipfl9999'")
     raw.commit()
     raw.close()
-    with pytest.raises(LedgerError, match=r"its schema is ipfl9999, this program knows ipfl0002"):
+    with pytest.raises(LedgerError, match=r"its schema is ipfl9999, this program knows ipfl0003"):
         Ledger.open(path)
 
 

@@ -3,6 +3,7 @@
 import shutil
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from support.ledgers import play
@@ -11,10 +12,11 @@ from typer.testing import CliRunner
 from ipfl_flower.cli.main import cli
 from ipfl_flower.ledger import Ledger, LedgerError, schema, tables, upgrade
 from ipfl_flower.ledger.addresses import find_database
+from ipfl_flower.ledger.copying import insert_rows
 
 NEXT = """
 from alembic import op
-revision, down_revision = "ipfl0003", "ipfl0002"
+revision, down_revision = "ipfl0004", "ipfl0003"
 def upgrade():
     op.execute("CREATE TABLE later (id INTEGER PRIMARY KEY)")
     op.execute("INSERT INTO later VALUES (1)")
@@ -42,16 +44,20 @@ def describe(connection):
     return [tuple(row) for row in connection.exec_driver_sql(statement)]
 
 
+def drop_tables(connection):
+    for table in reversed(tables.APPEND_ONLY):
+        connection.exec_driver_sql(f"DROP TABLE {table.name}")
+        if connection.dialect.name == "postgresql":
+            connection.exec_driver_sql(f"DROP FUNCTION {table.name}_append_only")
+    connection.execute(tables.schema.delete())
+
+
 def test_the_migrations_lead_to_the_tables_as_they_are(place):
     Ledger.open(place).close()
     database = find_database(place)
     with database.transaction(write=True) as connection:
         created = describe(connection)
-        for table in reversed(tables.APPEND_ONLY):
-            connection.exec_driver_sql(f"DROP TABLE {table.name}")
-            if connection.dialect.name == "postgresql":
-                connection.exec_driver_sql(f"DROP FUNCTION {table.name}_append_only")
-        connection.execute(tables.schema.delete())
+        drop_tables(connection)
         schema.upgrade(connection)
         assert describe(connection) == created
         assert schema.read_version(connection, "") == tables.SCHEMA_VERSION
@@ -60,6 +66,37 @@ def test_the_migrations_lead_to_the_tables_as_they_are(place):
     database.close()
     with Ledger.open(place, create=False) as ledger:
         assert ledger.verify() == []
+
+
+@pytest.mark.parametrize(("version", "later"), [("ipfl0001", {"admissions"}), ("ipfl0002", set())])
+def test_a_ledger_of_each_older_version_is_upgraded_with_its_rows(place, version, later):
+    with Ledger.open(place) as ledger:
+        play(ledger)
+        head, statement = ledger.head(), ledger.statement("alpha")
+    database, config = find_database(place), schema._config()
+    with database.transaction(write=True) as connection:
+        created = describe(connection)
+        rows = {
+            table: [dict(row) for row in connection.execute(table.select()).mappings()]
+            for table in tables.APPEND_ONLY
+            if table.name not in later
+        }
+        drop_tables(connection)
+        config.attributes["connection"] = connection
+        command.upgrade(config, version)
+        for table, held in rows.items():
+            insert_rows(connection, table, held)
+        assert describe(connection) != created
+        assert schema.read_version(connection, "") == version
+    database.close()
+    with pytest.raises(LedgerError, match=f"its schema is {version}, .* run: ipfl ledger upgrade"):
+        Ledger.open(place)
+    assert upgrade(place) == (version, tables.SCHEMA_VERSION)
+    with Ledger.open(place, create=False) as ledger:
+        assert (ledger.head(), ledger.statement("alpha")) == (head, statement)
+        assert ledger.verify() == []
+        with ledger._read() as connection:
+            assert describe(connection) == created
 
 
 def test_the_newest_migration_leads_to_this_programs_version():
@@ -78,20 +115,20 @@ def later(tmp_path, monkeypatch):
     """Make this program one that has a migration more; give that migration's file."""
     folder = tmp_path / "migrations"
     shutil.copytree(schema.MIGRATIONS, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "versions/ipfl0003.py").write_text(NEXT)
+    (folder / "versions/ipfl0004.py").write_text(NEXT)
     monkeypatch.setattr(schema, "MIGRATIONS", folder)
-    return folder / "versions/ipfl0003.py"
+    return folder / "versions/ipfl0004.py"
 
 
 def test_an_older_ledger_is_refused_until_it_is_upgraded(place, later, monkeypatch):
     with Ledger.open(place) as ledger:
         play(ledger)
         head = ledger.head()
-    monkeypatch.setattr(tables, "SCHEMA_VERSION", "ipfl0003")
-    with pytest.raises(LedgerError, match=r"its schema is ipfl0002, .* run: ipfl ledger upgrade"):
+    monkeypatch.setattr(tables, "SCHEMA_VERSION", "ipfl0004")
+    with pytest.raises(LedgerError, match=r"its schema is ipfl0003, .* run: ipfl ledger upgrade"):
         Ledger.open(place)
     done = CliRunner().invoke(cli, ["ledger", "upgrade", place])
-    assert (done.exit_code, done.output) == (0, "upgraded from ipfl0002 to ipfl0003\n")
+    assert (done.exit_code, done.output) == (0, "upgraded from ipfl0003 to ipfl0004\n")
     with Ledger.open(place, create=False) as ledger:
         assert (ledger.head(), ledger.verify()) == (head, [])
         with ledger._read() as connection:
@@ -102,7 +139,7 @@ def test_an_upgrade_that_fails_changes_nothing(place, later, monkeypatch):
     Ledger.open(place).close()
     later.write_text(NEXT + '    op.execute("SELECT nonsense FROM later")\n')
     with monkeypatch.context() as patch:
-        patch.setattr(tables, "SCHEMA_VERSION", "ipfl0003")
+        patch.setattr(tables, "SCHEMA_VERSION", "ipfl0004")
         with pytest.raises(LedgerError, match="nonsense"):
             upgrade(place)
     with Ledger.open(place, create=False) as ledger, ledger._read() as connection:

@@ -256,6 +256,19 @@ def test_a_request_of_another_version_is_refused_at_the_institution():
         Request.from_records(records)
 
 
+def test_what_a_request_says_for_logs_travels_and_may_be_missing_or_unusable():
+    """An older server says nothing of it, and nothing that it may say is a reason to refuse."""
+    there = {"market": "9f1c0a6be2d4c871", "institution": "alder"}
+    read = Request.from_records(a_request(**there).to_records())
+    assert (read.market, read.institution) == tuple(there.values())
+    records = speaking(a_request(**there).to_records(), market=None, institution=None)
+    read = Request.from_records(records)
+    assert (read.market, read.institution) == ("", "")
+    records = speaking(a_request().to_records(), market="a\nb", institution=7)
+    read = Request.from_records(records)
+    assert (read.market, read.institution) == ("", "")
+
+
 def test_an_empty_model_travels():
     records = a_request(arrays={}, role="none").to_records()
     assert isinstance(records["arrays"], ArrayRecord)

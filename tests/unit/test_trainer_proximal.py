@@ -82,7 +82,7 @@ def test_batches_pass_over_all_samples_in_a_new_order_each_time(sgd, sizes):
 
     train(Point(), loss, Split(torch.zeros(10, 1), torch.arange(10)), sgd)
     assert [len(batch) for batch in seen] == sizes
-    assert sgd.steps(10) == len(sizes)
+    assert (sgd.steps(10), sgd.drawn(10)) == (len(sizes), sum(sizes))
     drawn = [label for batch in seen for label in batch]
     assert sorted(drawn[:10]) == list(range(10))
     assert drawn[:10] != list(range(10))

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 from support.device import DEVICE
+from support.trainers import MEASURED
 
 from ipfl_flower.market import Terms
 from ipfl_flower.tasks import load_task
@@ -89,8 +90,11 @@ def test_a_newcomer_trains_alone_from_the_initial_model(institution):
         *("samples_train", "samples_validation", "samples_test", "fit_seconds", "train_loss"),
         *("validation_accuracy", "validation_loss", "test_accuracy", "test_loss"),
         *("best_validation_accuracy", "best_validation_loss", "best_test_accuracy"),
-        *("best_test_loss", "best_round", "best_centre", "receipt_alarms"),
+        *("best_test_loss", "best_round", "best_centre", "receipt_alarms", "samples_per_second"),
+        *(("gpu_memory_bytes",) if DEVICE == "cuda" else ()),
     }
+    drawn = 5 * 60  # 20 steps of 16 samples but for each fourth, which ends a pass over 60 with 12
+    assert metrics["samples_per_second"] >= drawn / metrics["fit_seconds"]
     assert metrics["test_accuracy"] == metrics["best_test_accuracy"] > 0.2
     assert (metrics["samples_train"], metrics["samples_validation"]) == (60, 40)
     assert all(math.isfinite(value) for value in metrics.values())
@@ -228,6 +232,7 @@ def test_the_last_delivery_is_judged_without_training(institution, good_model, m
     before = files(institution)
     again = trainer.fit(request).metrics
     again.pop("fit_seconds")
+    assert MEASURED & again.keys() == set()  # nothing was trained
     assert again.items() <= reply.metrics.items()
     assert files(institution) == before
     # The round trained before is still answered as it was.

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from ipfl_flower.cli.admit import operator_key
+from ipfl_flower.cli.contract import check_samples_cap
 from ipfl_flower.cli.doctoring.finding import NotKnownError, Verdict, fail, ok, warn
 from ipfl_flower.cli.doctoring.layout import Tensor
 from ipfl_flower.cli.flower import UNREGISTERED, RegisteredNode
@@ -31,7 +32,7 @@ def open_ledger(settings: Settings) -> Ledger:
     """
     if "://" not in settings.ledger and not Path(settings.ledger).exists():
         raise NotKnownError(f"{settings.ledger} is not there yet: the first ipfl admit makes it")
-    return Ledger.open(settings.ledger, create=False)
+    return Ledger.open(settings.ledger, read_only=True)
 
 
 def ledger_sound(ledger: Ledger) -> Verdict:
@@ -56,6 +57,7 @@ def contract_kept(settings: Settings, ledger: Ledger) -> Verdict:
     KitError, ReceiptError
         They are not, or the key can't be used.
     """
+    check_samples_cap(ledger, settings.samples_max)
     file = settings.receipt_key_file
     begun = ledger.settings is not None
     if not begun and not file.exists():

@@ -7,9 +7,14 @@ export class Refused extends Error {
   }
 }
 
+// JSON.parse would round an amount of 2⁵³ micro-credits and more: such a number is kept as the string that it is.
+const TOKEN = /"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?/g;
+const LONG = /^-?\d{16,}$/;
+const parse = (text) => JSON.parse(text.replace(TOKEN, (token) => (LONG.test(token) ? `"${token}"` : token)));
+
 async function call(path, options) {
   const response = await fetch(`/api/v1/${path}`, { cache: "no-cache", credentials: "same-origin", ...options });
-  if (response.ok) return response.status === 204 ? null : response.json();
+  if (response.ok) return response.status === 204 ? null : parse(await response.text());
   const said = await response.json().catch(() => ({}));
   throw new Refused(response.status, typeof said.detail === "string" ? said.detail : response.statusText);
 }

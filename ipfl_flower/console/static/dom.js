@@ -85,7 +85,7 @@ function become(there, wanted) {
   return there;
 }
 
-/** Write micro-credits as credits, exactly. */
+/** Write micro-credits, a number or the digits of one, as credits, exactly. */
 export function credits(micro) {
   if (micro === null) return "–";
   const amount = BigInt(micro);

@@ -73,7 +73,7 @@ function slider(status, round, last, redraw) {
 }
 
 function heading(graph) {
-  const volume = graph.edges.reduce((sum, edge) => sum + edge.price, 0);
+  const volume = graph.edges.reduce((sum, edge) => sum + BigInt(edge.price), 0n);
   return [
     el("h2", {}, `Round ${graph.round}: ${graph.state.toLowerCase()}`),
     el("p", { class: "soft" },

@@ -1,0 +1,1 @@
+"""What experiment trackers are told of a market: figures by round, and where they go."""
