@@ -302,6 +302,7 @@ def test_an_attackers_seat_is_the_one_that_is_empty_without_it():
 
 @pytest.mark.usefixtures("digits")
 def test_attackers_earn_nothing_and_cost_nobody_accuracy(bench, monkeypatch):
+    monkeypatch.setattr(attacks_module, "MARKETS", ("ipfl",))
     monkeypatch.setattr(attacks_module, "OTHERS", ("fedavg",))
     finding = attacks(bench, rounds=3, economies=("cheap",))
     plays = {(one["method"], one["attack"]): one for one in finding.data["plays"]}
