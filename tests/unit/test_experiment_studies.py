@@ -400,6 +400,8 @@ def test_where_the_market_is_not_best_is_said():
     assert line.startswith("`moon`: **iPFL is not best**: 75.0 % against 80.0 % of `ditto`")
     assert "(-5.0 points, one seed). Over training alone: +15.0." in line
     assert "iPFL is best: 75.0 % against 60.0 %" in verdict(rows([*records[:2], records[3]]))
+    same = [records[0], record_of("local", (0.8, 0.7))]
+    assert "iPFL is level with the best of the others" in verdict(rows(same))
     finding = tasks(records, {"sun": "no data"})
     assert finding.said[-1] == "`sun`: **not played**: no data"
     assert "**80.0**" in finding.tables[0].rows[0]

@@ -23,6 +23,9 @@ from ipfl_flower.experiment.studies.finding import (
 from ipfl_flower.experiment.tables import HEADINGS, Row, cells, rows
 
 OURS: Final = "ipfl"
+LEVEL: Final = 0.0005
+"""Accuracies that differ by less are written alike."""
+
 FEW: Final = 3
 """Methods beside the market's that a chart of utilities shows."""
 
@@ -99,7 +102,9 @@ def verdict(mine: Sequence[Row]) -> str:
         how += ", one seed)"
     else:
         how += ", within a standard deviation over seeds)" if abs(ahead) <= noise else ")"
-    if ahead >= 0:
+    if abs(ahead) < LEVEL:
+        return f"`{name}`: iPFL is level with the best of the others: {how}."
+    if ahead > 0:
         return f"`{name}`: iPFL is best: {how}."
     alone = next((row for row in mine if row.method == "local"), None)
     over = (
