@@ -18,11 +18,22 @@ def experiment(
         list[str] | None, typer.Argument(metavar="SETTING…", help="Any wrong name lists them all.")
     ] = None,
     *,
-    all_settings: Annotated[bool, typer.Option("--all", help="Every setting.")] = False,
-    methods: Annotated[
-        str | None, typer.Option(metavar="NAME,NAME…", help="[default: every method]")
+    studies: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--study",
+            metavar="NAME",
+            help="One of the paper's; repeatable. Any wrong name lists them.",
+        ),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="How many: 0, 1, …")] = 3,
+    everything: Annotated[bool, typer.Option("--all", help="Every setting and study.")] = False,
+    methods: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,NAME…", help="Of methods.", show_default="all of them"),
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="How many: 0, 1, …", show_default="3, with --quick 1")
+    ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Small and short: whether it works, not how well.")
     ] = False,
@@ -54,9 +65,10 @@ def experiment(
         "--device": device,
         "--engine": engine,
     }
-    flags = {"--all": all_settings, "--quick": quick, "--json": as_json}
+    flags = {"--all": everything, "--quick": quick, "--json": as_json}
     given = [f"{name}={value}" for name, value in values.items() if value is not None]
     given += [name for name, set_ in flags.items() if set_]
+    given += [f"--study={name}" for name in studies or []]
     # One thread: two collapse as soon as anything else runs.
     env = {"OMP_NUM_THREADS": "1"} | dict(os.environ)
     command = [*PYTHON, MODULE, *given, "--", *(settings or [])]

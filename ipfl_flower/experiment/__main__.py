@@ -1,26 +1,36 @@
-"""``ipfl experiment``: runs settings under methods and seeds, and writes results and a report."""
+"""``ipfl experiment``: runs settings and studies, and writes results and a report with charts."""
 
 import argparse
+import datetime as dt
 import json
+import os
+import shlex
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from ipfl_flower.experiment.cache import Cache, Damage, write_atomically
-from ipfl_flower.experiment.definition import ExperimentError, Setting
-from ipfl_flower.experiment.record import Record
-from ipfl_flower.experiment.report import report
-from ipfl_flower.experiment.runner import ALL_METHODS, Plan, Told, run
+from ipfl_flower.experiment.cache import Cache, write_atomically
+from ipfl_flower.experiment.definition import ExperimentError
+from ipfl_flower.experiment.record import Record, versions
+from ipfl_flower.experiment.report import About, report
+from ipfl_flower.experiment.runner import ALL_METHODS, Plan
 from ipfl_flower.experiment.settings import SETTINGS
+from ipfl_flower.experiment.studies.bench import Bench
+from ipfl_flower.experiment.studies.catalogue import STUDIES, TASKS, find_study
+from ipfl_flower.experiment.studies.finding import Finding
+from ipfl_flower.experiment.studies.plots import write_charts
+from ipfl_flower.experiment.studies.tasks import tasks
 from ipfl_flower.experiment.tables import HEADINGS, cells, rows
+from ipfl_flower.experiment.watching import Watching
 
-RESULTS, REPORT, RUNS = "results.json", "report.md", "runs"
+RESULTS, FINDINGS, REPORT, RUNS = "results.json", "findings.json", "report.md", "runs"
+SEEDS: Final = 3
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,11 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
+    began = time.perf_counter()
     try:
-        plan = _plan(given)
-        records = _run(plan, output, Console(stderr=True, highlight=False))
-        write_atomically(output / RESULTS, json.dumps({"records": records}, allow_nan=False))
-        write_atomically(output / REPORT, report(records))
+        with Watching(Console(stderr=True, highlight=False)) as watching:
+            bench = _bench(given, output, watching)
+            records, findings = _run(given, bench, watching)
+        _write(output, records, findings, _about(given, bench, time.perf_counter() - began))
     except (ExperimentError, OSError) as error:
         sys.stderr.write(f"ipfl experiment: {error}\n")
         return 1
@@ -48,16 +59,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.json:
         sys.stdout.write((output / RESULTS).read_text(encoding="utf-8") + "\n")
     else:
-        _print(records, output)
+        _print(records, findings, output)
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="ipfl experiment")
     parser.add_argument("settings", nargs="*")
+    parser.add_argument("--study", action="append", default=[])
     parser.add_argument("--all", action="store_true")
     parser.add_argument("--methods", default=",".join(ALL_METHODS))
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--output", type=Path, default=Path("ipfl-experiment"))
     parser.add_argument("--data-dir", type=Path)
@@ -67,63 +79,104 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _plan(given: argparse.Namespace) -> Plan:
-    names = list(SETTINGS) if given.all else given.settings
-    if not names:
-        raise ExperimentError(f"name a setting, or say --all: {', '.join(sorted(SETTINGS))}")
-    if given.seeds < 1:
-        raise ExperimentError(f"--seeds must be ≥ 1, is {given.seeds}")
-    folder: Path | None = given.data_dir
-    return Plan(
-        settings=names,
-        methods=[name.strip() for name in given.methods.split(",")],
-        seeds=range(given.seeds),
+def _bench(given: argparse.Namespace, output: Path, watching: Watching) -> Bench:
+    count = given.seeds if given.seeds is not None else (1 if given.quick else SEEDS)
+    if count < 1:
+        raise ExperimentError(f"--seeds must be ≥ 1, is {count}")
+    return Bench(
+        Cache(output / RUNS),
+        seeds=tuple(range(count)),
         quick=given.quick,
-        data_dir=None if folder is None else folder.absolute(),
+        data_dir=None if given.data_dir is None else given.data_dir.absolute(),
         device=given.device,
+        told=watching.told,
+    )
+
+
+def _run(
+    given: argparse.Namespace, bench: Bench, watching: Watching
+) -> tuple[list[Record], list[Finding]]:
+    """Run the studies that are asked for, then the settings."""
+    studies = [name.strip() for text in given.study for name in text.split(",")]
+    everything = given.all or TASKS in studies
+    settings = list(SETTINGS) if everything else given.settings
+    chosen = list(STUDIES) if given.all else [name for name in studies if name != TASKS]
+    if not settings and not chosen:
+        raise ExperimentError(
+            f"name a setting, or say --all: {', '.join(sorted(SETTINGS))}; "
+            f"or --study NAME: {', '.join((*STUDIES, TASKS))}"
+        )
+    plan = Plan(
+        settings=settings,
+        methods=[name.strip() for name in given.methods.split(",")],
+        seeds=bench.seeds,
+        quick=bench.quick,
+        data_dir=bench.data_dir,
+        device=bench.device,
         engine=given.engine,
     )
+    found = []
+    for name, study in [(name, find_study(name)) for name in chosen]:
+        with watching.part(f"study {name}"):
+            found.append(study(bench))
+    records: list[Record] = []
+    missing: dict[str, str] = {}
+    if settings:
+        with watching.part("", of=len(plan)):
+            # Who asks for all wants what there is; who names a setting wants that one.
+            for record in bench.run(plan, missing if everything else None):
+                records.append(record)
+                watching.advance()
+        # After the gates, before what looks at single questions.
+        found.insert(1 if "gates" in chosen else 0, tasks(records, missing))
+    return records, found
 
 
-def _run(plan: Plan, output: Path, console: Console) -> list[Record]:
-    """Run a plan beside a bar that counts methods and their rounds."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed:.1f} of {task.total:.0f}"),
-        TimeElapsedColumn(),
+def _about(given: argparse.Namespace, bench: Bench, seconds: float) -> About:
+    times = os.times()
+    return About(
+        command=_command(given),
+        date=dt.datetime.now(tz=dt.UTC).date().isoformat(),
+        versions=list(versions().items()),
+        seeds=bench.seeds,
+        quick=bench.quick,
+        seconds=seconds,
+        cpu_seconds=times.user + times.system + times.children_user + times.children_system,
+        cpu_seconds_of_plays=bench.cpu_seconds,
     )
-    with Progress(*columns, console=console, transient=True) as progress:
-        bar = progress.add_task("", total=len(plan))
-        rounds = done = 0
-
-        def begins(setting: Setting, method: str, cached: bool) -> None:
-            nonlocal rounds
-            rounds = setting.rounds
-            what = " (done before)" if cached else ""
-            line = f"{setting.name}, seed {setting.seed}: {method}{what}"
-            progress.update(bar, description=line, completed=done)
-
-        def on_round(number: int) -> None:
-            progress.update(bar, completed=done + (number + 1) / rounds)
-
-        def damaged(damage: Damage) -> None:
-            progress.console.print(
-                f"{damage.path} is damaged ({damage.reason}): it is run again", soft_wrap=True
-            )
-
-        def says(line: str) -> None:
-            progress.console.print(line, soft_wrap=True)
-
-        records = []
-        for record in run(plan, Cache(output / RUNS), Told(begins, on_round, damaged, says)):
-            records.append(record)
-            done += 1
-            progress.update(bar, completed=done)
-    return records
 
 
-def _print(records: Sequence[Record], output: Path) -> None:
+def _command(given: argparse.Namespace) -> str:
+    """Return the command as anybody would type it: without folders of this machine."""
+    parts = ["ipfl", "experiment", *given.settings]
+    parts += [f"--study={name}" for name in given.study]
+    parts += ["--all"] if given.all else []
+    parts += [f"--methods={given.methods}"] if given.methods != ",".join(ALL_METHODS) else []
+    parts += [f"--seeds={given.seeds}"] if given.seeds is not None else []
+    parts += ["--quick"] if given.quick else []
+    parts += [f"--engine={given.engine}"] if given.engine != "in-process" else []
+    parts += [f"--device={given.device}"] if given.device != "cpu" else []
+    if given.data_dir is not None:
+        parts.append(
+            "--data-dir=DIR" if given.data_dir.is_absolute() else f"--data-dir={given.data_dir}"
+        )
+    if not given.output.is_absolute():
+        parts.append(f"--output={given.output}")
+    return shlex.join(parts)
+
+
+def _write(
+    output: Path, records: Sequence[Record], findings: Sequence[Finding], about: About
+) -> None:
+    for finding in findings:
+        write_charts(finding, output)
+    data = {finding.name: {"said": finding.said, **finding.data} for finding in findings}
+    write_atomically(output / FINDINGS, json.dumps(data, allow_nan=False, indent=1))
+    write_atomically(output / RESULTS, json.dumps({"records": records}, allow_nan=False))
+    write_atomically(output / REPORT, report(findings, about))
+
+
+def _print(records: Sequence[Record], findings: Sequence[Finding], output: Path) -> None:
     console = Console(highlight=False)
     table = rows(records)
     for name in dict.fromkeys(row.setting for row in table):
@@ -136,6 +189,10 @@ def _print(records: Sequence[Record], output: Path) -> None:
             if row.setting == name:
                 shown.add_row(*cells(row))
         console.print(shown)
+    for finding in findings:
+        console.print(f"{finding.title}", style="bold")
+        for line in finding.said:
+            console.print(f"  {line}", markup=False)
     console.print(f"{output / REPORT}, {output / RESULTS}", soft_wrap=True)
 
 

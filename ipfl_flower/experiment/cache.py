@@ -15,8 +15,10 @@ from ipfl_flower.experiment.record import Record, versions
 
 # What can't change a result: what people see of it, and what experiments don't use.
 _IRRELEVANT: Final = (
-    *("cli/", "console/", "door/"),
+    *("charts/", "cli/", "console/", "door/", "report/"),
     *("experiment/__main__", "experiment/report", "experiment/settings/", "experiment/tables"),
+    # A study's own figures are kept by a digest of the studies beside this one (studies/bench.py).
+    "experiment/studies/",
 )
 
 

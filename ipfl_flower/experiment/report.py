@@ -1,48 +1,109 @@
-"""An experiment's report in Markdown: what was run on which data, and a table a setting."""
+"""An experiment's report in Markdown: how it was made, and what each study found."""
 
+import os
+import platform
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
 
-from ipfl_flower.experiment.record import Record
-from ipfl_flower.experiment.tables import HEADINGS, Row, cells, rows
+from ipfl_flower.experiment.studies.finding import Finding, Table
+from ipfl_flower.experiment.studies.plots import FOLDER
 
-_EXPLAINED = """\
-*accuracy* is the mean test accuracy of the honest institutions in percent, at the round that each
-one's own validation data chose; ± is the standard deviation over seeds. *worst* is the institution
-that is worst off. *utility* is the mean over institutions, summed over rounds, in credits (payments
-cancel in it). *own group* and *noise* are shares of the volume that honest institutions imported:
-from their own hidden group, and from those who send nothing of worth.
-"""
+QUICK: Final = (
+    "**A quick run**: few rounds, samples and institutions. It shows whether everything works; how "
+    "well, it doesn't. The gates alone are played at full length.\n"
+)
 
 
-def report(records: Sequence[Record]) -> str:
-    """Return the report of some records as Markdown."""
-    parts = ["# Experiments\n", _EXPLAINED]
-    table = rows(records)
-    for name in dict.fromkeys(row.setting for row in table):
-        mine = [record for record in records if record["setting"] == name]
-        parts += [_head(mine), _table([row for row in table if row.setting == name])]
-    if records:
-        parts.append(_foot(records))
+@dataclass(frozen=True)
+class About:
+    """How a report was made.
+
+    Attributes
+    ----------
+    command : str
+    date : str
+    versions : sequence of (name, version)
+    seeds : sequence of int
+    quick : bool
+    seconds, cpu_seconds : float
+        Of this run; what it found in the cache took none.
+    cpu_seconds_of_plays : float
+        Of all that the report is about, whenever it was played.
+    """
+
+    command: str
+    date: str
+    versions: Sequence[tuple[str, str]]
+    seeds: Sequence[int]
+    quick: bool
+    seconds: float
+    cpu_seconds: float
+    cpu_seconds_of_plays: float
+
+
+def report(findings: Sequence[Finding], about: About) -> str:
+    """Return the report as Markdown; charts lie beside it."""
+    parts = ["# Experiments\n", _made(about)]
+    if about.quick:
+        parts.append(QUICK)
+    parts += [_contents(findings)] if len(findings) > 1 else []
+    parts += [_section(finding) for finding in findings]
     return "\n".join(parts)
 
 
-def _head(records: Sequence[Record]) -> str:
-    first = records[0]
-    seeds = sorted({record["seed"] for record in records})
-    data = first["data"] + (", **a stand-in**" if first["stand_in"] else "")
+def machine() -> str:
+    """Return what class of machine this is."""
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    cores = len(os.sched_getaffinity(0))
+    return f"{cores} cores ({platform.machine()}), {pages / 2**30:.0f} GiB of memory"
+
+
+def _made(about: About) -> str:
+    versions = ", ".join(f"{name} {number}" for name, number in about.versions)
     return (
-        f"## {first['title']}\n\n"
-        f"`{first['setting']}`: {len(first['institutions'])} institutions, "
-        f"{len(first['rounds'])} rounds, {first['parameters']:,} parameters, "
-        f"{first['economics']} economics; seeds {', '.join(map(str, seeds))}. Data: {data}.\n"
+        f"```sh\n{about.command}\n```\n\n"
+        f"{about.date}; {versions}; {machine()}, one thread; "
+        f"seeds {', '.join(map(str, about.seeds))}. What is reported took "
+        f"{about.cpu_seconds_of_plays:,.0f} CPU seconds to play; this run of the command "
+        f"{about.cpu_seconds:,.0f} CPU seconds and {about.seconds:,.0f} s (what was there "
+        "already is not played again).\n"
     )
 
 
-def _table(mine: Sequence[Row]) -> str:
-    lines = [HEADINGS, ["---"] + ["--:"] * (len(HEADINGS) - 1), *(cells(row) for row in mine)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+def _contents(findings: Sequence[Finding]) -> str:
+    lines = ["## What came out\n"]
+    for finding in findings:
+        lines.append(f"* [{finding.title}](#{_anchor(finding.title)})")
+        lines += [f"  * {line}" for line in finding.said]
+    return "\n".join(lines) + "\n"
 
 
-def _foot(records: Sequence[Record]) -> str:
-    versions = ", ".join(f"{name} {number}" for name, number in records[0]["versions"].items())
-    return f"Made by `ipfl experiment` with {versions}, one thread.\n"
+def _anchor(title: str) -> str:
+    kept = (sign for sign in title.lower() if sign.isalnum() or sign in " -")
+    return "".join(kept).replace(" ", "-")
+
+
+def _section(finding: Finding) -> str:
+    said = "\n".join(f"* {line}" for line in finding.said)
+    charts = "\n".join(f"![{c.title}]({FOLDER}/{c.name}.svg)" for c in finding.charts)
+    tables = "\n".join(_table(table) for table in finding.tables)
+    return f"## {finding.title}\n\n{finding.asked}\n\n{said}\n\n{tables}\n{charts}\n"
+
+
+def _table(table: Table) -> str:
+    sides = ["--:" if _numeric(cells) else "---" for cells in zip(*table.rows, strict=True)]
+    head = [list(table.columns), sides or ["---"] * len(table.columns)]
+    lines = [f"| {' | '.join(map(_cell, line))} |" for line in [*head, *table.rows]]
+    note = f"\n{table.note}\n" if table.note else ""
+    return f"### {table.title}\n\n" + "\n".join(lines) + f"\n{note}"
+
+
+def _numeric(cells: Sequence[str]) -> bool:
+    """Tell whether a column holds numbers, whatever is around them."""
+    return all(re.match(r"[*≤≥+-]*\s*\d|–$", cell) for cell in cells)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

@@ -5,9 +5,11 @@ import json
 import os
 import sys
 from math import inf
+from pathlib import Path
 
 import pytest
 from support.experiments import tiny
+from support.shared_data import shared_file
 
 from ipfl_flower.cli import experiment as command
 from ipfl_flower.experiment import runner, settings
@@ -220,12 +222,14 @@ def test_the_command_becomes_the_program(monkeypatch, tmp_path):
 @pytest.mark.parametrize("name", sorted(SETTINGS))
 @pytest.mark.parametrize("quick", [False, True])
 def test_every_setting_is_what_it_says(name, quick):
-    setting = build(name, Choice(3, quick=quick))
+    needed = {"cifar10": "cifar10_small.npz", "pacs": "pacs32.npz"}.get(name.split("_")[0])
+    folder = Path(shared_file(needed)) if needed else None
+    setting = build(name, Choice(3, quick=quick, data_dir=folder))
     assert setting.name == name
     assert setting.seed == 3
-    assert setting == build(name, Choice(3, quick=quick))
+    assert setting == build(name, Choice(3, quick=quick, data_dir=folder))
     assert len({seat.name for seat in setting.seats}) == len(setting.seats)
-    assert setting != build(name, Choice(4, quick=quick))
+    assert setting != build(name, Choice(4, quick=quick, data_dir=folder))
     assert len(setting.title) <= 90
 
 

@@ -1,0 +1,195 @@
+"""The gates: what a right market passes and other methods fail, at full length.
+
+They are few and cheap, so that a quick report has them, too.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from ipfl_flower.experiment.definition import Choice
+from ipfl_flower.experiment.record import Record, summary
+from ipfl_flower.experiment.settings import build
+from ipfl_flower.experiment.studies.bench import Bench
+from ipfl_flower.experiment.studies.finding import Finding, Number, Table, mean, percent
+
+OURS: Final = "ipfl"
+PAPER: Final = "ipfl-paper"
+MARKET, IID = "fashion_market", "fashion_iid"
+PRIVATE, DIRICHLET = "fashion_private", "fashion_dirichlet"
+PLAYED: Final = {
+    MARKET: (OURS, "ipfl-paper", "local", "oracle"),
+    IID: (OURS, "ipfl-paper", "fedavg"),
+    PRIVATE: (OURS, "ipfl-paper", "local"),
+    DIRICHLET: (OURS, "ipfl-paper", "local"),
+}
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One gate; figures are shares in [0, 1], margins included.
+
+    Attributes
+    ----------
+    setting, what : str
+    needed : float
+        At least, or if `most`: at most.
+    got : float or None
+    most : bool
+    """
+
+    setting: str
+    what: str
+    needed: float
+    got: Number
+    most: bool = False
+
+    @property
+    def passed(self) -> bool:
+        """Whether it holds."""
+        if self.got is None:
+            return False
+        return self.got <= self.needed if self.most else self.got >= self.needed
+
+
+def gates(bench: Bench) -> Finding:
+    """Play the gates' settings at full length, and judge the market by them."""
+    played = {
+        name: {method: _records(bench, name, method) for method in methods}
+        for name, methods in PLAYED.items()
+    }
+    judged = {
+        market: [
+            *market_gates(
+                played[MARKET][market], played[MARKET]["local"], played[MARKET]["oracle"]
+            ),
+            _beside(IID, "mean accuracy ≥ FedAvg − 1.5", played[IID], market, "fedavg", 0.015),
+            _beside(PRIVATE, "mean accuracy ≥ local − 1", played[PRIVATE], market, "local", 0.01),
+            _beside(
+                DIRICHLET, "mean accuracy ≥ local − 1", played[DIRICHLET], market, "local", 0.01
+            ),
+        ]
+        for market in (OURS, "ipfl-paper")
+    }
+    failed = [gate for gate in judged[OURS] if not gate.passed]
+    paper = [gate for gate in judged["ipfl-paper"] if not gate.passed]
+    seeds = ", ".join(map(str, bench.seeds))
+    return Finding(
+        name="gates",
+        title="Gates",
+        asked=(
+            "What a right market must show on Fashion-MNIST with cheap models (c = .05), at full "
+            f"length (20 rounds), mean over seeds {seeds}."
+        ),
+        said=[
+            f"`ipfl` passes {len(judged[OURS]) - len(failed)} of {len(judged[OURS])} gates"
+            + (f"; it FAILS: {'; '.join(_named(gate) for gate in failed)}." if failed else "."),
+            f"`ipfl-paper`, the paper's own recipe, fails {len(paper)} of {len(judged[PAPER])}.",
+        ],
+        tables=[
+            Table(
+                f"Gates, `{market}`",
+                ("setting", "gate", "needed", "got", ""),
+                [_row(gate) for gate in found],
+            )
+            for market, found in judged.items()
+        ],
+        data={
+            market: [
+                {
+                    "setting": gate.setting,
+                    "what": gate.what,
+                    "needed": gate.needed,
+                    "got": gate.got,
+                    "passed": gate.passed,
+                }
+                for gate in found
+            ]
+            for market, found in judged.items()
+        },
+    )
+
+
+def market_gates(
+    ours: Sequence[Record], local: Sequence[Record], oracle: Sequence[Record]
+) -> list[Gate]:
+    """Return the gates of the market setting: means over seeds, institution by institution."""
+    mine, alone = by_institution(ours), by_institution(local)
+    smallest = min(item["samples"] for item in ours[0]["institutions"] if item["honest"])
+    small = [k for k, item in enumerate(_honest(ours[0])) if item["samples"] == smallest]
+    worst = min(a - b for a, b in zip(mine, alone, strict=True))
+    return [
+        Gate(MARKET, "clean mean ≥ local + 5", _accuracy(local) + 0.05, _accuracy(ours)),
+        Gate(MARKET, "clean mean ≥ oracle − 1.5", _accuracy(oracle) - 0.015, _accuracy(ours)),
+        Gate(
+            MARKET,
+            "smallest clients ≥ their local + 10",
+            _mean(alone[k] for k in small) + 0.10,
+            _mean(mine[k] for k in small),
+        ),
+        Gate(MARKET, "no clean client under its local − 2 (the worst difference)", -0.02, worst),
+        Gate(
+            MARKET,
+            "noise sellers' share of bought volume ≤ 5",
+            0.05,
+            mean(record["bought"]["dishonest"] for record in ours),
+            most=True,
+        ),
+        Gate(
+            MARKET,
+            "own group's share ≥ 90",
+            0.90,
+            mean(record["bought"]["own_group"] for record in ours),
+        ),
+    ]
+
+
+def by_institution(records: Sequence[Record]) -> list[float]:
+    """Return each honest institution's test accuracy, mean over seeds."""
+    found = [[item["test_accuracy"] for item in _honest(record)] for record in records]
+    return [_mean(values) for values in zip(*found, strict=True)]
+
+
+def _honest(record: Record) -> list[dict[str, float]]:
+    return [item for item in record["institutions"] if item["honest"]]
+
+
+def _records(bench: Bench, name: str, method: str) -> list[Record]:
+    choices = [Choice(seed, quick=False, data_dir=bench.data_dir) for seed in bench.seeds]
+    return [bench.play(build(name, choice), method) for choice in choices]
+
+
+def _beside(
+    setting: str,
+    what: str,
+    played: dict[str, list[Record]],
+    market: str,
+    rival: str,
+    margin: float,
+) -> Gate:
+    return Gate(setting, what, _accuracy(played[rival]) - margin, _accuracy(played[market]))
+
+
+def _accuracy(records: Sequence[Record]) -> float:
+    return _mean(float(summary(record)["accuracy"] or 0.0) for record in records)
+
+
+def _mean(values: Iterable[float]) -> float:
+    return float(np.mean(list(values)))
+
+
+def _named(gate: Gate) -> str:
+    return f"{gate.setting}: {gate.what}, got {percent(gate.got)}"
+
+
+def _row(gate: Gate) -> list[str]:
+    sign = "≤" if gate.most else "≥"
+    return [
+        gate.setting,
+        gate.what,
+        f"{sign} {percent(gate.needed)}",
+        percent(gate.got),
+        "pass" if gate.passed else "**FAIL**",
+    ]

@@ -1,0 +1,452 @@
+"""The paper's studies, each on a market that takes a second or none."""
+
+import dataclasses
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.experiments import tiny
+
+from ipfl_flower.experiment.attacks import ATTACKS
+from ipfl_flower.experiment.cache import Cache
+from ipfl_flower.experiment.definition import Choice, ExperimentError
+from ipfl_flower.experiment.settings import SETTINGS
+from ipfl_flower.experiment.studies import attacks as attacks_module
+from ipfl_flower.experiment.studies import clusters as clusters_module
+from ipfl_flower.experiment.studies import inclusive as inclusive_module
+from ipfl_flower.experiment.studies import scale as scale_module
+from ipfl_flower.experiment.studies import server
+from ipfl_flower.experiment.studies.ablation import ablation, boundary
+from ipfl_flower.experiment.studies.attacks import attacked, attacks
+from ipfl_flower.experiment.studies.bench import Bench
+from ipfl_flower.experiment.studies.economies import bought, economies
+from ipfl_flower.experiment.studies.gates import market_gates
+from ipfl_flower.experiment.studies.inclusive import inclusive
+from ipfl_flower.experiment.studies.liars import (
+    LIES,
+    counterexample,
+    lying,
+    one_market,
+    rules_of,
+    summed,
+    utilities_of,
+)
+from ipfl_flower.experiment.studies.scale import message_bytes, scale
+from ipfl_flower.experiment.studies.sensitivity import EVERYBODY, outcome, recorded, single
+from ipfl_flower.experiment.studies.synthetic import ACROSS, WITHIN, Synthetic
+from ipfl_flower.experiment.studies.tasks import cumulated, tasks, verdict
+from ipfl_flower.experiment.studies.trained_liars import lying_setting, trained
+from ipfl_flower.experiment.tables import rows
+from ipfl_flower.market import Rules, Terms, distances
+from ipfl_flower.tasks import TaskDataError
+
+
+@pytest.fixture
+def bench(tmp_path):
+    return Bench(Cache(tmp_path / "runs"), seeds=(0,), quick=True)
+
+
+@pytest.fixture
+def digits(monkeypatch):
+    """Let hidden groups be of digits, which are read in no time."""
+
+    def task(choice, *, test, **options):
+        return {"name": "digits", "seed": choice.seed, **options}
+
+    monkeypatch.setattr(clusters_module, "task", task)
+
+
+# --- synthetic markets and scale
+
+
+def test_synthetic_updates_are_as_alike_as_they_are_said_to_be():
+    scene = Synthetic(institutions=9, groups=3, parameters=20_000, seed=1)
+    apart = distances(scene.gram(), "cosine")
+    groups = np.arange(9) % 3
+    same = groups[:, None] == groups
+    off = ~np.eye(9, dtype=bool)
+    np.testing.assert_allclose(1 - apart[same & off], WITHIN, atol=0.03)
+    np.testing.assert_allclose(1 - apart[~same], ACROSS, atol=0.03)
+    again = np.stack(list(scene.updates()))
+    np.testing.assert_array_equal(again, np.stack(list(scene.updates())))
+    other = np.stack(list(dataclasses.replace(scene, seed=2).updates()))
+    assert not np.array_equal(again, other)
+
+
+def test_synthetic_terms_have_the_papers_value_at_the_mean_size():
+    terms = Synthetic(30, 3, 10, seed=0).terms(10.0, 1.0)
+    mean = np.mean([one.samples for one in terms])
+    assert {one.eagerness for one in terms} == {100 * mean}
+    assert {one.cost for one in terms} == {1.0}
+
+
+def test_a_servers_round_at_scale(tmp_path):
+    took = server.play(Synthetic(12, 3, 2_000, seed=0), tmp_path)
+    assert [(one["economics"], one["preset"]) for one in took["clearings"]] == list(
+        itertools.product(("paper", "cheap"), ("paper", "recommended"))
+    )
+    for one in took["clearings"]:
+        assert one["density"] == pytest.approx(one["edges"] / (12 * 11))
+        assert 0 < one["buyers"] <= 12
+        assert one["utility"] > 0
+    cheap = {one["preset"]: one for one in took["clearings"] if one["economics"] == "cheap"}
+    assert cheap["recommended"]["own_group"] == 1.0
+    assert took["memory_peak"] >= took["memory_start"] > 0
+
+
+def test_what_travels_is_a_model_and_little_else():
+    small, large = message_bytes(1_000), message_bytes(3_000)
+    for kind in ("reply", "centre"):
+        assert 8_000 <= large[kind] - small[kind] <= 8_020
+        assert 4_000 < small[kind] < 4_000 + 2_000
+    assert large["empty"] == small["empty"] < 1_000
+
+
+def test_scale_is_played_in_processes_of_its_own_and_kept(bench, monkeypatch):
+    finding = scale(bench, institutions=(4, 8), parameters=500)
+    assert [row[0] for row in finding.tables[0].rows] == ["4", "8"]
+    assert bench.cpu_seconds > 0
+    monkeypatch.setattr(scale_module.subprocess, "run", None)
+    assert scale(bench, institutions=(4, 8), parameters=500).data == finding.data
+
+
+def test_a_scale_that_fails_says_which(bench):
+    with pytest.raises(ExperimentError, match="study scale, 0 institutions: ValueError"):
+        scale(bench, institutions=(0,), parameters=500)
+
+
+# --- liars
+
+
+def test_understating_a_cost_pays_under_paper_and_not_under_truthful():
+    found = {(one["mechanism"], one["said"]): one for one in counterexample()}
+    assert not found["paper", 2.2]["sells"]
+    assert found["paper", 1.9]["paid"] == pytest.approx(2.929, abs=5e-4)
+    assert found["paper", 1.9]["utility"] == pytest.approx(0.729, abs=5e-4)
+    assert found["truthful", 2.2]["utility"] == 0
+    assert found["truthful", 1.9]["utility"] == pytest.approx(-0.2, abs=1e-6)
+
+
+def test_a_liars_utility_is_counted_with_its_real_terms():
+    # One seller at no distance, √K = 100, N = 100 each: it is paid the whole gain that is reported.
+    truth = [Terms(100, 0.0, 1e4), Terms(100, 0.5, 0.0)]
+    one, two = 10 - 100 / np.sqrt(200), 10 - 100 / np.sqrt(300)
+
+    def found(who, field, factor):
+        said = lying(truth, [who], field, factor)
+        assert getattr(said[who], field) == factor * getattr(truth[who], field)
+        return utilities_of(truth, said, np.zeros((2, 2)), rules_of("truthful"))
+
+    assert found(1, "cost", 2.0) == pytest.approx([0.0, one - 0.5], abs=2e-6)
+    # The buyer pays for 200 samples and has 100 …
+    assert found(1, "samples", 2.0) == pytest.approx([one - two, two - 0.5], abs=2e-6)
+    # … or pays as if it were keener than it is.
+    keen = np.sqrt(2) * one
+    assert found(0, "eagerness", 2.0) == pytest.approx([one - keen, keen - 0.5], abs=2e-6)
+
+
+@pytest.mark.parametrize("economics", ["paper", "cheap"])
+@pytest.mark.parametrize("seed", range(4))
+def test_overstating_a_cost_never_pays_a_single_liar(seed, economics):
+    for mechanism in ("truthful", "paper"):
+        found = one_market(seed, 12, economics, mechanism)
+        assert max(found["cost × 2"]["alone"]) <= 1e-5
+        if mechanism == "truthful":
+            assert max(found["cost × ½"]["alone"]) <= 1e-5
+        assert set(found) == set(LIES)
+
+
+def test_exaggerated_eagerness_pays_through_the_price_of_distance_alone():
+    pays = [
+        max(one_market(seed, 30, "cheap", "truthful", weight)["eagerness × 2"]["alone"])
+        for weight in (None, 0.0)
+        for seed in range(3)
+    ]
+    assert max(pays[:3]) > 0.1
+    assert max(pays[3:]) <= 1e-5
+
+
+def test_lies_are_summed_up_over_markets():
+    drawn = [
+        {"liars": 2.0, "honest": 1.0, "all": 3.0, "all_honest": 4.0, "alone": [1.0, -1.0]},
+        {"liars": 2.0, "honest": 4.0, "all": 3.0, "all_honest": 3.0, "alone": [-1.0, -1.0]},
+    ]
+    found = summed(drawn)
+    assert found["difference"] == -0.5
+    assert found["error"] == pytest.approx(1.5)
+    assert (found["pays"], found["alone"], found["everybody"]) == (0.25, -0.5, -0.5)
+
+
+def test_one_liar_of_a_market_that_trains(bench, monkeypatch):
+    settings = []
+
+    def play(setting, market):
+        settings.append(setting)
+        seats = [{"utility": 1.0, "test_accuracy": 0.5, "honest": True} for _ in setting.seats]
+        lies = [k for k, seat in enumerate(setting.seats) if seat.exaggerates]
+        for k in lies:
+            seats[k] = {"utility": 3.0, "test_accuracy": 0.25, "honest": True}
+        return {"institutions": seats}
+
+    monkeypatch.setattr(bench, "play", play)
+    table, plays = trained(bench, {"cost × 2": ("cost", 2.0)})
+    assert [one["difference"] for one in plays] == [[2.0]] * 4
+    assert [one["accuracy"] for one in plays] == [[-0.25]] * 4
+    assert len(table.rows) == 4
+    liars = {seat.name for setting in settings for seat in setting.seats if seat.exaggerates}
+    assert liars == {"group0-160"}
+    other, liar = lying_setting(Choice(1, quick=True), "paper", ("samples", 2.0))
+    assert other.seats[liar].name == "group1-160"
+    assert other.seats[liar].exaggerates == {"samples": 2.0}
+
+
+# --- sensitivity
+
+
+def scene_of(institutions=10):
+    scene = Synthetic(institutions, 2, 500, seed=3)
+    return scene.terms(10.0, 0.05), distances(scene.gram(), "cosine")
+
+
+def test_a_market_in_other_money_is_the_same_market():
+    terms, apart = scene_of()
+    base = outcome(terms, apart, Rules(distance_weight=5.0))
+    # Twice everybody's money: K × 4, c × 2, λ × 2.
+    richer = EVERYBODY["c"](EVERYBODY["K"](terms, 4.0), 2.0)
+    double = outcome(richer, apart, Rules(distance_weight=10.0))
+    assert double["edges"] == base["edges"] > 0
+    assert double["utility"] == pytest.approx(2 * base["utility"], rel=1e-5)
+    assert double["moved"] == pytest.approx(2 * base["moved"], rel=1e-5)
+
+
+def test_nothing_is_traded_at_a_cost_beyond_all_gain():
+    terms, apart = scene_of()
+    assert outcome(EVERYBODY["c"](terms, 1e4), apart, Rules()) == {
+        "edges": 0.0,
+        "utility": 0.0,
+        "moved": 0.0,
+    }
+
+
+def test_one_institution_alone_and_unchanged_is_the_market_itself():
+    terms, apart = scene_of()
+    one = single(terms, apart, 3, "cost", 1.0)
+    all_ = outcome(terms, apart, rules_of("truthful"))
+    mean = np.mean([single(terms, apart, i, "cost", 1.0)["utility"] for i in range(len(terms))])
+    assert mean == pytest.approx(all_["utility"])
+    dear = single(terms, apart, 3, "cost", 1e6)
+    assert (one["sold"] > 0, dear["sold"]) == (True, 0)
+    assert dear["bought"] == one["bought"]
+    assert single(terms, apart, 3, "eagerness", 0.0)["bought"] == 0
+
+
+def test_a_records_distances_come_back_with_nan_for_what_is_not_tradable():
+    record = {
+        "institutions": [
+            {"samples": 10, "cost": 0.5, "eagerness": 100.0, "honest": True},
+            {"samples": 20, "cost": 0.5, "eagerness": 0.0, "honest": False},
+        ],
+        "rounds": [{"distances": [[0.0, 1.0], [1.0, 0.0]]}, {"distances": [[0.0, None], [0.5, 0]]}],
+    }
+    terms, apart, honest = recorded(record)
+    assert terms == [Terms(10, 0.5, 100.0), Terms(20, 0.5, 0.0)]
+    np.testing.assert_array_equal(apart, [[0.0, np.nan], [0.5, 0.0]])
+    assert honest.tolist() == [True, False]
+
+
+# --- ablation
+
+
+def sweep(*accuracies):
+    points = [{"value": float(k), "accuracy": [a]} for k, a in enumerate(accuracies)]
+    return {"points": points}
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "expected"),
+    [
+        ((0.5, 0.7, 0.6, 0.5), (1.0, 0.7, 2.0)),
+        ((0.5, 0.7, 0.6, 0.695), (1.0, 0.7, None)),
+        ((0.5, 0.7, 0.695, 0.68), (1.0, 0.7, 3.0)),
+        ((0.5, 0.6, 0.7), (2.0, 0.7, None)),
+    ],
+)
+def test_the_boundary_is_where_it_degrades_for_good(accuracies, expected):
+    assert boundary(sweep(*accuracies)) == expected
+
+
+@pytest.mark.usefixtures("digits")
+def test_ablation_says_what_validation_would_choose(bench, monkeypatch):
+    monkeypatch.setattr("ipfl_flower.experiment.studies.ablation.WEIGHTS_QUICK", (0.5, 5.0))
+    etas = {"paper": (0.5,), "recommended": (0.1,)}
+    monkeypatch.setattr("ipfl_flower.experiment.studies.ablation.ETAS_QUICK", etas)
+    finding = ablation(bench, rounds=1)
+    assert [len(one["points"]) for one in finding.data["sweeps"]] == [2, 2, 1, 2, 2, 1]
+    assert all("validation data would choose" in line for line in finding.said)
+    assert "5 (preset)" in {row[0] for row in finding.tables[0].rows}
+
+
+# --- attacks and the inclusive market
+
+
+def test_an_attackers_seat_is_the_one_that_is_empty_without_it():
+    choice = Choice(4, quick=True)
+    with_, without = attacked(choice, "ones", "cheap"), attacked(choice, None, "cheap")
+    (villain,) = [seat for seat in with_.seats if seat.attack]
+    assert villain.role == "attacker"
+    assert tuple(seat for seat in with_.seats if not seat.attack) == without.seats
+    assert len(without.seats) == 8
+    assert villain.task["institution"] == 4
+
+
+@pytest.mark.usefixtures("digits")
+def test_attackers_earn_nothing_and_cost_nobody_accuracy(bench, monkeypatch):
+    monkeypatch.setattr(attacks_module, "MARKETS", ("ipfl",))
+    monkeypatch.setattr(attacks_module, "OTHERS", ("fedavg",))
+    finding = attacks(bench, rounds=3, economies=("cheap",))
+    plays = {(one["method"], one["attack"]): one for one in finding.data["plays"]}
+    for attack in ATTACKS:
+        assert plays["ipfl", attack]["earned"] == [0.0]
+        assert plays["ipfl", attack]["share"] == [0.0]
+        assert plays["ipfl", attack]["lost"][0] <= attacks_module.TOLERANCE
+        # FedAvg takes what it gets: the comparison is one.
+        assert plays["fedavg", attack]["share"][0] > 0.1
+    assert plays["fedavg", "ones"]["lost"][0] > attacks_module.TOLERANCE
+    assert "`ipfl`: the attacker never earns anything." in finding.said
+
+
+@pytest.mark.usefixtures("digits")
+def test_in_an_inclusive_market_everybody_plays_its_role(bench, monkeypatch):
+    records = []
+    play = bench.play
+    monkeypatch.setattr(bench, "play", lambda *given: records.append(play(*given)) or records[-1])
+    finding = inclusive(bench, rounds=2, economies=("cheap",))
+    roles = {(one["market"], one["role"]): one for one in finding.data["roles"]}
+    assert len(roles) == 8
+    (record,) = [one for one in records if one["method"] == "ipfl"]
+    names = [item["role"] for item in record["institutions"]]
+    assert names == ["trader"] * 3 + ["buyer"] * 4 + ["seller"] * 4 + ["attacker"]
+    for played in record["rounds"]:
+        sold = {j for row in played["imports"] for j in row}
+        assert sold
+        assert not {names[j] for j in sold} & {"buyer", "attacker"}
+        assert all(not row for i, row in enumerate(played["imports"]) if names[i] == "seller")
+    # Sellers earn what buyers pay.
+    assert roles["ipfl", "seller"]["net"][0] < 0 < roles["ipfl", "buyer"]["net"][0]
+    assert [chart.name for chart in finding.charts] == ["inclusive-cheap"]
+    assert tuple(line.name for line in finding.charts[0].lines) == inclusive_module.ROLES
+
+
+# --- both economics
+
+
+def test_both_economics_are_played_and_missing_data_is_said(bench, monkeypatch):
+    def unfound(choice):
+        raise TaskDataError("no moon in sight: fly there")
+
+    monkeypatch.setitem(SETTINGS, "tiny", lambda choice: tiny(choice.seed, rounds=2))
+    monkeypatch.setitem(SETTINGS, "moon", unfound)
+    finding = economies(bench, ["tiny", "moon"])
+    plays = {(one["market"], one["economics"]): one for one in finding.data["plays"]}
+    assert len(plays) == len(finding.tables[0].rows) == 4
+    assert plays["ipfl", "cheap"]["utility"][0] > plays["ipfl", "paper"]["utility"][0]
+    assert finding.said[-1] == "`moon`: **not played**: setting moon: no moon in sight: fly there"
+
+
+def test_models_bought_are_counted_by_institution_and_round():
+    assert bought({"rounds": [{"imports": [[1], [0, 2], []]}, {"imports": [[], [], []]}]}) == 0.5
+
+
+# --- the main table and the gates
+
+
+def record_of(method, accuracies, *, setting="moon", seed=0, utilities=(1.0, 2.0), sizes=(40, 80)):
+    institutions = [
+        {
+            "test_accuracy": a,
+            "last_test_accuracy": a,
+            "utility": u,
+            "honest": True,
+            "samples": n,
+        }
+        for a, u, n in zip(accuracies, utilities, sizes, strict=True)
+    ]
+    return {
+        "setting": setting,
+        "title": "A setting",
+        "method": method,
+        "seed": seed,
+        "data": "moonlight",
+        "stand_in": True,
+        "economics": "cheap",
+        "parameters": 7,
+        "local_trainings": 1,
+        "institutions": institutions,
+        "rounds": [{"utilities": list(utilities)}, {"utilities": [3.0, None]}],
+        "bought": {"own_group": 1.0, "dishonest": 0.0},
+        "cpu_seconds": 1.0,
+    }
+
+
+def test_where_the_market_is_not_best_is_said():
+    records = [
+        record_of("ipfl", (0.7, 0.8)),
+        record_of("local", (0.6, 0.6)),
+        record_of("ditto", (0.8, 0.8)),
+        record_of("oracle", (0.9, 0.9)),
+    ]
+    line = verdict(rows(records))
+    assert line.startswith("`moon`: **iPFL is not best**: 75.0 % against 80.0 % of `ditto`")
+    assert "(-5.0 points, one seed). Over training alone: +15.0." in line
+    assert "iPFL is best: 75.0 % against 60.0 %" in verdict(rows([*records[:2], records[3]]))
+    same = [records[0], record_of("local", (0.8, 0.7))]
+    assert "iPFL is level with the best of the others" in verdict(rows(same))
+    finding = tasks(records, {"sun": "no data"})
+    assert finding.said[-1] == "`sun`: **not played**: no data"
+    assert "**80.0**" in finding.tables[0].rows[0]
+    assert "Data: moonlight, **a stand-in**." in finding.tables[1].note
+
+
+def test_utility_is_cumulated_over_rounds_and_unknown_where_it_has_no_bound():
+    record = record_of("ipfl", (0.7, 0.8))
+    assert cumulated(record) == [None, None]
+    record["rounds"][1]["utilities"][1] = 5.0
+    assert cumulated(record) == [1.5, 5.5]
+
+
+def test_the_markets_gates():
+    def passed(ours, local=(0.6, 0.7), oracle=(0.75, 0.75), noise=0.0, own=1.0):
+        mine = record_of("ipfl", ours)
+        mine["bought"] = {"own_group": own, "dishonest": noise}
+        found = market_gates([mine], [record_of("local", local)], [record_of("oracle", oracle)])
+        return [gate.passed for gate in found]
+
+    assert passed((0.75, 0.75)) == [True] * 6
+    assert passed((0.72, 0.67)) == [False, False, True, False, True, True]
+    assert passed((0.68, 0.80)) == [True, True, False, True, True, True]
+    assert passed((0.75, 0.75), noise=0.06, own=0.8) == [True] * 4 + [False, False]
+    assert passed((0.75, 0.75), own=None)[-1] is False
+
+
+def test_what_studies_ask_for_is_kept_and_counted_once(bench):
+    made = []
+
+    def make():
+        made.append(1)
+        return [1, 2]
+
+    assert bench.figures("moon", {"a": 1}, make) == bench.figures("moon", {"a": 1}, make) == [1, 2]
+    assert len(made) == 1
+    bench.figures("moon", {"a": 2}, make)
+    assert len(made) == 2
+    assert (
+        len(
+            list(
+                Path(
+                    bench.cache.path({"setting": {"name": "x", "seed": 0}, "method": "y"})
+                ).parent.iterdir()
+            )
+        )
+        == 2
+    )
