@@ -2,7 +2,7 @@
 
 import hashlib
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from math import isfinite
@@ -15,6 +15,7 @@ from ipfl_flower.experiment.methods.base import Judgement
 from ipfl_flower.experiment.play import Play
 from ipfl_flower.experiment.world import World
 from ipfl_flower.market import Terms
+from ipfl_flower.tasks import Task
 
 Record: TypeAlias = dict[str, Any]
 
@@ -112,9 +113,20 @@ def summary(record: Mapping[str, Any]) -> dict[str, float | None]:
 
 def data_digest(world: World) -> str:
     """Return a SHA-256 over every institution's data, in hex."""
+    return digest_of(institution.task for institution in world.institutions)
+
+
+def digest_of(tasks: Iterable[Task]) -> str:
+    """Return a SHA-256 over the data of some tasks, in hex.
+
+    Raises
+    ------
+    TaskError, TaskDataError
+        It can't be had.
+    """
     digest = hashlib.sha256()
-    for institution in world.institutions:
-        data = institution.task.data()
+    for task in tasks:
+        data = task.data()
         for part in (data.train, data.validation, data.test):
             for tensor in (part.inputs, part.labels):
                 digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -116,7 +116,7 @@ class World:
             The models aren't float32, which methods calculate in.
         """
         torch.set_num_threads(1)
-        tasks = _tasks(setting.seats)
+        tasks = read_tasks(setting.seats)
         sizes = [len(task.data().train) for task in tasks]
         honest = np.array([seat.role not in DISHONEST for seat in setting.seats])
         truth = _truth(setting, sizes, honest)
@@ -166,8 +166,14 @@ def run_folder() -> "tempfile.TemporaryDirectory[str]":
     return tempfile.TemporaryDirectory(prefix="ipfl-experiment-", dir=RAM_DISK if ram else None)
 
 
-def _tasks(seats: Sequence[Seat]) -> list[Task]:
-    """Make the tasks and read their data; images that they have in common are read once."""
+def read_tasks(seats: Sequence[Seat]) -> list[Task]:
+    """Make the tasks and read their data; images that they have in common are read once.
+
+    Raises
+    ------
+    TaskError, TaskDataError
+        A task's options are wrong, or its data can't be had.
+    """
     read: dict[Hashable, Any] = {}
     tasks: list[Task] = []
     for seat in seats:

@@ -6,16 +6,18 @@ import os
 import sys
 from math import inf
 
+import numpy as np
 import pytest
 from support.experiments import tiny
 
 from ipfl_flower.cli import experiment as command
 from ipfl_flower.experiment import runner, settings
 from ipfl_flower.experiment.__main__ import main
-from ipfl_flower.experiment.cache import Cache, Damage, key_of, write_atomically
-from ipfl_flower.experiment.definition import Choice, ExperimentError
+from ipfl_flower.experiment.cache import Cache, Damage, forget_data, key_of, write_atomically
+from ipfl_flower.experiment.definition import Choice, ExperimentError, Seat
 from ipfl_flower.experiment.runner import Plan, Told, run
 from ipfl_flower.experiment.settings import SETTINGS, build
+from ipfl_flower.tasks import TaskDataError
 
 
 @pytest.fixture
@@ -114,6 +116,56 @@ def test_all_that_decides_a_record_is_in_its_key(tmp_path, monkeypatch):
     paths = {Cache(tmp_path).path(item) for item in [key, *others]}
     assert len(paths) == 1 + len(others)
     assert key["setting"]["seats"][0]["budget"] == repr(inf)
+
+
+def test_other_data_versions_and_models_give_another_key(tmp_path, monkeypatch):
+    rng = np.random.default_rng(2)
+    seats = tuple(
+        Seat(
+            name=f"institution-{i}",
+            task={
+                "name": "cifar10",
+                "data_dir": str(tmp_path),
+                "split": "clusters",
+                "institution": i,
+                "institutions": 2,
+                "samples": 10,
+                "validation": 5,
+            },
+        )
+        for i in range(2)
+    )
+    setting = dataclasses.replace(tiny(), seats=seats)
+
+    def key():
+        forget_data()
+        return key_of(setting, "local", "cpu")
+
+    def write(images):
+        labels = np.arange(60) % 10
+        splits = {"x_train": images[:50], "x_test": images[50:]}
+        np.savez(tmp_path / "cifar10.npz", y_train=labels[:50], y_test=labels[50:], **splits)
+
+    images = rng.integers(0, 256, (60, 32, 32, 3), np.uint8)
+    write(images)
+    first = key()
+    assert first == key()
+    # The same folder and names, and other files.
+    write(images[::-1])
+    assert key() != first
+    write(images)
+    assert key() == first
+    for variable in ("IPFL_DATA_DIR", "IPFL_LANGUAGE_MODEL"):
+        with monkeypatch.context() as patched:
+            patched.setenv(variable, str(tmp_path))
+            assert key() != first
+    with monkeypatch.context() as patched:
+        patched.setattr("ipfl_flower.experiment.cache._version", lambda name: "0.0.1")
+        assert key() != first
+    (tmp_path / "cifar10.npz").unlink()
+    with pytest.raises(ExperimentError, match="tiny, seed 0, local: task cifar10: ") as caught:
+        key()
+    assert isinstance(caught.value.__cause__, TaskDataError)
 
 
 def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):

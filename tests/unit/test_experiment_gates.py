@@ -15,7 +15,7 @@ from ipfl_flower.experiment.record import summary
 from ipfl_flower.experiment.runner import run_one
 from ipfl_flower.experiment.settings import build
 from ipfl_flower.experiment.standardised import DEVIATION, MEAN
-from ipfl_flower.experiment.world import World
+from ipfl_flower.experiment.world import World, read_tasks
 from ipfl_flower.tasks.fashion_mnist import DEBIAN_FOLDER, FashionMnist, FashionOptions
 
 SEEDS = (0, 1, 2)
@@ -83,6 +83,14 @@ def test_iid():
 def test_who_has_nothing_to_gain_loses_nothing(setting):
     found = records(setting, ("ipfl", "local"))
     assert mean(found["ipfl"]) >= mean(found["local"]) - 1
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_label_skew_is_tested_on_enough_images(seed):
+    for task in read_tasks(build("fashion_dirichlet", Choice(seed)).seats):
+        data = task.data()
+        assert len(data.test) >= 100
+        assert len(data.train) >= 100
 
 
 def test_images_are_standardised_by_their_own_mean_and_deviation():
