@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ipfl_flower.experiment.definition import ExperimentError
 from ipfl_flower.experiment.economics import Books, books, distances_of
 from ipfl_flower.experiment.grid import LocalGrid
-from ipfl_flower.experiment.methods.base import Judgement, Method
+from ipfl_flower.experiment.methods.base import Judgement, Method, Played
 from ipfl_flower.experiment.sites import GridSites, alteration, market_handler
 from ipfl_flower.experiment.world import World
 from ipfl_flower.ledger import Ledger, Report
@@ -38,7 +38,15 @@ class Round:
     Attributes
     ----------
     judged : list of Judgement
-        Of what each institution is left with.
+        Of what each institution is left with, as the method defines it.
+    trained : list of Judgement
+        Of the model that it trained.
+    better : list of Judgement
+        Of the better of the two by its own validation data: the same choice for every method. What
+        the market leaves is that already.
+    centre : list of Judgement or None
+        Of the prox-centre that the market sent it for this round; None where none came, and of
+        methods that have none.
     imports : bool (m, m)
         a_ij.
     distances : float64 (m, m)
@@ -47,6 +55,9 @@ class Round:
     """
 
     judged: list[Judgement]
+    trained: list[Judgement]
+    better: list[Judgement]
+    centre: list[Judgement | None]
     imports: Bools
     distances: Floats
     books: Books
@@ -64,6 +75,8 @@ class Play:
     seconds, cpu_seconds : float
     ledger : mapping
         Head and number of rounds of the ledger, which verified; {} of a method without one.
+    looks : int
+        How many models the institution that judged most judged by its validation data.
     """
 
     rounds: list[Round]
@@ -71,6 +84,7 @@ class Play:
     seconds: float
     cpu_seconds: float
     ledger: Mapping[str, Any] = field(default_factory=dict)
+    looks: int = 0
 
 
 def market_settings(world: World, preset: str, folder: Path) -> Settings:
@@ -122,7 +136,13 @@ def play_market(world: World, preset: str, folder: Path, on_round: OnRound) -> P
             raise ExperimentError(f"the ledger doesn't verify: {'; '.join(map(str, problems))}")
         rounds, net = _read(ledger, world, settings)
         kept = {"head": ledger.head(), "rounds": len(ledger.rounds())}
-    return Play(rounds, net, seconds, cpu_seconds, kept)
+    return Play(rounds, net, seconds, cpu_seconds, kept, looks=_looks(rounds))
+
+
+def _looks(rounds: Sequence[Round]) -> int:
+    """Return how many models of a market the institution that judged most judged."""
+    each = [[1 + (centre is not None) for centre in r.centre] for r in rounds]
+    return int(np.sum(each, axis=0).max())
 
 
 def play_method(
@@ -146,14 +166,16 @@ def play_method(
     try:
         for number in range(world.setting.rounds):
             played = method.play(number)
-            judged = [mine[0] for mine in sites.judge([[model] for model in played.models])]
+            judged, trained = _judge(sites, played)
             apart = distances_of(played.trained, reference, folder, settings.distance)
             account = books(world.truth, apart, played.imports, settings.rules())
-            rounds.append(Round(judged, played.imports, apart, account))
+            better = [_better(*pair) for pair in zip(judged, trained, strict=True)]
+            nothing: list[Judgement | None] = [None] * len(judged)
+            rounds.append(Round(judged, trained, better, nothing, played.imports, apart, account))
             on_round(number)
     finally:
         reference.close()
-    return Play(rounds, np.zeros(len(world.terms)), *clock.read())
+    return Play(rounds, np.zeros(len(world.terms)), *clock.read(), looks=sites.looks)
 
 
 class _Clock:
@@ -192,9 +214,16 @@ def _read(
     rounds = []
     for settlement, before, after in zip(settlements, told, told[1:], strict=False):
         clearing = settlement.clearing
+        left = [_left_with(mine, then) for mine, then in zip(before, after, strict=True)]
         rounds.append(
             Round(
-                judged=[_left_with(mine, then) for mine, then in zip(before, after, strict=True)],
+                judged=left,
+                trained=[_judgement(mine, "") for mine in before],
+                better=left,
+                centre=[
+                    _judgement(then, "centre_") if "centre_test_accuracy" in then else None
+                    for then in after
+                ],
                 imports=clearing.imports,
                 distances=settlement.distances,
                 books=books(
@@ -213,8 +242,28 @@ def _read(
 def _left_with(trained: Mapping[str, float], delivered: Mapping[str, float]) -> Judgement:
     """Judge what a round left: the better of model and centre, or the model where none came."""
     prefix = "kept_" if "kept_test_accuracy" in delivered else ""
-    scores = delivered if prefix else trained
-    return Judgement(**{n: scores[prefix + n] for n in Judgement.__dataclass_fields__})
+    return _judgement(delivered if prefix else trained, prefix)
+
+
+def _judgement(metrics: Mapping[str, float], prefix: str) -> Judgement:
+    return Judgement(**{n: metrics[prefix + n] for n in Judgement.__dataclass_fields__})
+
+
+def _judge(sites: GridSites, played: Played) -> tuple[list[Judgement], list[Judgement]]:
+    """Judge what a method leaves each institution with, and what it trained if that is another."""
+    pairs = list(zip(played.models, played.trained, strict=True))
+    judged = sites.judge(
+        [
+            [model] if np.array_equal(model, trained) else [model, trained]
+            for model, trained in pairs
+        ]
+    )
+    return [mine[0] for mine in judged], [mine[-1] for mine in judged]
+
+
+def _better(first: Judgement, second: Judgement) -> Judgement:
+    """Return the better by the validation data alone, as a trainer chooses; of equals the first."""
+    return max(first, second, key=lambda it: (it.validation_accuracy, -it.validation_loss))
 
 
 def _failed(ledger: Ledger) -> str:

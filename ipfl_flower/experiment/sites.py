@@ -137,6 +137,8 @@ class GridSites:
         θ⁰.
     groups : tuple
         The hidden group of each, which only the oracle may look at.
+    looks : int
+        How many models the institution that was asked most often has judged.
     """
 
     def __init__(self, world: World) -> None:
@@ -155,6 +157,8 @@ class GridSites:
         self._alter = {
             i: alteration(world, i) for i, seat in enumerate(world.setting.seats) if seat.attack
         }
+        self.looks = 0
+        self._looked = [0] * len(terms)
         # Of attackers: what each sent last, and the model that it has.
         self._sent: dict[int, tuple[Vector, Vector]] = {}
 
@@ -193,6 +197,9 @@ class GridSites:
 
         A model without a finite loss is judged to be right never, with an infinite loss.
         """
+        for i, mine in enumerate(models):
+            self._looked[i] += len(mine)
+        self.looks = max(self._looked)
         return [self._judged(i, mine) for i, mine in enumerate(models)]
 
     def _judged(self, position: int, models: Sequence[Vector]) -> list[Judgement]:

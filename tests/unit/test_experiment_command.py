@@ -213,7 +213,9 @@ def test_the_program_writes_results_and_a_report(tmp_path, capsys):
     )
     line = next(line for line in report.splitlines() if line.startswith("| local |"))
     assert line.startswith(f"| local | {100 * mean / 2:.1f} ± ")
-    assert line.split(" | ")[3:6] == ["0.0", "–", "–"]
+    cells = line.split(" | ")
+    assert cells[2] == f"{100 * mean / 2:.1f}"  # alone, the trained model is the only one
+    assert cells[4:8] == ["0.0", "0.0", "–", "–"]
     assert "seeds 0, 1. Data: scikit-learn's digits." in report
     assert main([*arguments, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["records"] == records

@@ -219,3 +219,47 @@ def test_an_error_names_setting_seed_and_method():
         run_one(lambda: World.of(setting), setting, "local", silent)
     with pytest.raises(ExperimentError, match="method 'magic' is not known: choose from ipfl, "):
         run_one(lambda: World.of(setting), setting, "magic", silent)
+
+
+@pytest.mark.parametrize("method", ["ipfl", "fedavg", "fedavg-ft", "ditto"])
+def test_every_method_chooses_between_its_own_and_the_trained_model_alike(method):
+    setting = tiny(rounds=4)
+    record = run_one(lambda: World.of(setting), setting, method, silent)
+    sums = {"own": [], "better": []}
+    for i, item in enumerate(record["institutions"]):
+        best = []
+        for played in record["rounds"]:
+            two = [
+                (played[f"{of}validation_accuracy"][i], played[f"{of}test_accuracy"][i])
+                for of in ("", "trained_")
+            ]
+            chosen = played["better_validation_accuracy"][i], played["better_test_accuracy"][i]
+            assert chosen in two
+            assert chosen[0] == max(two)[0]
+            best.append(chosen)
+        assert best[item["better_round"]][0] == max(best)[0]
+        assert item["better_test_accuracy"] == best[item["better_round"]][1]
+        sums["own"].append(item["test_accuracy"])
+        sums["better"].append(item["better_test_accuracy"])
+    figures = summary(record)
+    assert figures["accuracy"] == pytest.approx(np.mean(sums["own"]))
+    assert figures["better"] == pytest.approx(np.mean(sums["better"]))
+    # Two models a round, or one where the method's own is the trained one.
+    assert record["validation_looks"] == (4 if method == "fedavg-ft" else 8)
+    if method in ("ipfl", "fedavg-ft"):
+        assert sums["own"] == sums["better"]
+    centres = [played["centre_test_accuracy"] for played in record["rounds"]]
+    assert (centres != [[None] * 4] * 4) == (method == "ipfl")
+
+
+def test_payments_cancel_in_the_mean_over_all_alone():
+    noise = {3: {"role": "noise", "random_labels": True, "eagerness": 0.0}}
+    setting = tiny(rounds=2, seats=noise, market={"recommended": {"distance-weight": 0.0}})
+    record = run_one(lambda: World.of(setting), setting, "ipfl", silent)
+    people = record["institutions"]
+    assert people[3]["net"] < 0  # noise was bought
+    unpaid = [item["utility"] + item["net"] for item in people]
+    figures = summary(record)
+    assert figures["utility_all"] == pytest.approx(np.mean(unpaid), abs=1e-3)
+    assert figures["utility"] == pytest.approx(np.mean([p["utility"] for p in people[:3]]))
+    assert figures["utility"] < np.mean(unpaid[:3]) - 0.01
