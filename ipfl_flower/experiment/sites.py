@@ -136,7 +136,8 @@ class GridSites:
     initial : float32 (D,)
         θ⁰.
     groups : tuple
-        The hidden group of each, which only the oracle may look at.
+    truth : int64 (m,)
+        The hidden group of each, and the samples that it has: only the oracle may look at these.
     looks : int
         How many models the institution that was asked most often has judged.
     """
@@ -154,6 +155,7 @@ class GridSites:
         self.samples: NDArray[np.int64] = np.array([t.samples for t in terms], np.int64)
         self.initial: Vector = as_vector(world.layout, world.initial)
         self.groups = tuple(seat.group for seat in world.setting.seats)
+        self.truth: NDArray[np.int64] = np.array([t.samples for t in world.truth], np.int64)
         self._alter = {
             i: alteration(world, i) for i, seat in enumerate(world.setting.seats) if seat.attack
         }

@@ -34,12 +34,13 @@ RAM_DISK: Final = Path("/dev/shm")  # noqa: S108 - only where it is there, for a
 
 
 class RandomLabels(Task):
-    """A task whose labels belong to other samples: what is learned from it is noise."""
+    """A task whose labels are permuted among its samples: what is learned from it is noise."""
 
     name: ClassVar[str] = "random_labels"
 
     def __init__(self, task: Task) -> None:
         self.task = task
+        self.judged_at_once = task.judged_at_once  # type: ignore[misc] # the task's, not a class's
         self.seed = task.seed
         self.institution = task.institution
 
@@ -60,6 +61,10 @@ class RandomLabels(Task):
     def source(self) -> str:
         """Say what the task says."""
         return self.task.source()
+
+    def stand_in(self) -> bool:
+        """Tell what the task tells."""
+        return self.task.stand_in()
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Return the task's loss."""

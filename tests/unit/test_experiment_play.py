@@ -8,14 +8,17 @@ import numpy as np
 import pytest
 from support.experiments import silent, tiny
 
+from ipfl_flower.experiment.attacks import ATTACKS
 from ipfl_flower.experiment.definition import ExperimentError
 from ipfl_flower.experiment.economics import books, distances_of
 from ipfl_flower.experiment.methods import METHODS, Local
+from ipfl_flower.experiment.methods.arithmetic import NonFiniteModelError
 from ipfl_flower.experiment.methods.base import Method, Order, Played
 from ipfl_flower.experiment.oracle import Oracle
 from ipfl_flower.experiment.play import market_settings, play_market, play_method
 from ipfl_flower.experiment.record import make_record, summary
 from ipfl_flower.experiment.runner import ALL_METHODS, run_one
+from ipfl_flower.experiment.sites import GridSites
 from ipfl_flower.experiment.world import World
 from ipfl_flower.ledger import Ledger
 from ipfl_flower.market import MICRO, Rules, Terms
@@ -170,7 +173,9 @@ def test_the_oracle_averages_inside_the_groups(tmp_path):
             played[number] = super().play(number)
             return played[number]
 
-    play = play_method(world, lambda sites: Spied(sites, sites.groups), tmp_path, silent)
+    play = play_method(
+        world, lambda sites: Spied(sites, sites.groups, sites.truth), tmp_path, silent
+    )
     models, trained = played[0].models, played[0].trained
     # Institutions 0 and 2 with 30 and 50 samples, 1 and 3 with 40 and 60.
     np.testing.assert_allclose(models[0], (3 * trained[0] + 5 * trained[2]) / 8, atol=1e-6)
@@ -211,6 +216,42 @@ def test_a_world_is_not_changed_by_what_is_played_on_it():
     for name in ("institutions", "rounds"):
         assert records[0][name] == records[2][name]
         assert records[1][name] == records[3][name]
+
+
+def test_the_oracle_is_not_lied_to():
+    setting, liar = (
+        tiny(rounds=1, seats=seats) for seats in ({}, {0: {"exaggerates": {"samples": 3.0}}})
+    )
+    honest, lied_to = (run_one(lambda: World.of(s), s, "oracle", silent) for s in (setting, liar))  # noqa: B023
+    assert honest["rounds"][0]["test_accuracy"] == lied_to["rounds"][0]["test_accuracy"]
+    sites = GridSites(World.of(tiny(seats={1: {"attack": "gaussian"}})))
+    sites._alter[1] = lambda arrays, number: {n: a * np.nan for n, a in arrays.items()}
+    with pytest.raises(NonFiniteModelError, match=r"round 0: the models of institutions \[1\]"):
+        Oracle(sites, sites.groups, sites.truth).play(0)
+
+
+def test_two_models_need_a_task_that_shares_all_of_them(monkeypatch):
+    setting = tiny(rounds=1)
+
+    def half(self, model):
+        return [name for name, _ in model.named_parameters()][:2]
+
+    monkeypatch.setattr("ipfl_flower.tasks.digits.Digits.shareable", half)
+    with pytest.raises(
+        ExperimentError, match=r"^tiny, seed 0, ditto: the method trains two models"
+    ):
+        run_one(lambda: World.of(setting), setting, "ditto", silent)
+    assert run_one(lambda: World.of(setting), setting, "local", silent)["method"] == "local"
+
+
+def test_errors_of_settings_and_of_models_are_an_experiments(monkeypatch):
+    wrong = tiny(market={"recommended": {"eta": -1.0}})
+    with pytest.raises(ExperimentError, match=r"^tiny, seed 0, ipfl: .*eta"):
+        run_one(lambda: World.of(wrong), wrong, "ipfl", silent)
+    attacked = tiny(seats={1: {"attack": "spoiled"}})
+    monkeypatch.setitem(ATTACKS, "spoiled", lambda model, rng: model * np.float32(np.nan))
+    with pytest.raises(ExperimentError, match=r"^tiny, seed 0, fedavg: round 0: the models of"):
+        run_one(lambda: World.of(attacked), attacked, "fedavg", silent)
 
 
 def test_an_error_names_setting_seed_and_method():

@@ -171,10 +171,16 @@ def test_an_unknown_attack_is_named():
         GridSites(World.of(tiny(seats={1: {"attack": "bribe"}})))
 
 
-def test_random_labels_are_the_same_labels_on_other_samples():
+def test_random_labels_are_the_same_labels_on_other_samples(monkeypatch):
     options = {"split": "clusters", "institution": 0, "institutions": 2, "samples": 200}
     task = load_task("digits", **options)
     noise = RandomLabels(load_task("digits", **options)).data()
+    wrapped = RandomLabels(task)
+    assert wrapped.stand_in() == task.stand_in()
+    monkeypatch.setattr(type(task), "stand_in", lambda self: True)
+    monkeypatch.setattr(type(task), "judged_at_once", 7)
+    assert RandomLabels(task).stand_in()
+    assert RandomLabels(task).judged_at_once == 7
     for part in ("train", "validation", "test"):
         true, dealt = getattr(task.data(), part), getattr(noise, part)
         assert torch.equal(true.inputs, dealt.inputs)
