@@ -85,19 +85,19 @@ def cells(row: Row) -> list[str]:
 
 
 HEADINGS = (
-    *("method", "accuracy", "better of two", "worst", "utility, honest", "utility, all"),
+    *("method", "accuracy", "better", "worst", "U honest", "U all"),
     *("own group", "noise", "CPU s"),
 )
 
 EXPLAINED = """\
 *accuracy* is the mean test accuracy of the honest institutions in percent, at the round that each
 one's own validation data chose, of the model that the method leaves, as its authors define it; ± is
-the standard deviation over seeds. *better of two*: where each institution takes, in every round,
+the standard deviation over seeds. *better*: where each institution takes, in every round,
 the better of that model and the one it trained by its validation data, which is the market's own
 rule: compare methods by this column. *worst* is the institution that is worst off.
 
-*utility* is summed over rounds, in credits, and averaged over *honest* institutions and over *all*;
-payments cancel in the mean over all alone. It counts the volume of data that was bought, and what
+*U honest* and *U all* are utility, summed over rounds, in credits, averaged over honest institutions
+and over all; payments cancel in the mean over all alone. It counts the volume of data that was bought, and what
 it cost, not how accurate models became. A method without a market pays nothing: its utility is what
 its graph would bring and cost by the same formulas. *own group* and *noise* are shares of the
 volume that honest institutions imported: from their own hidden group, and from those who send
