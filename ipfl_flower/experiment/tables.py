@@ -96,12 +96,12 @@ the standard deviation over seeds. *better*: where each institution takes, in ev
 the better of that model and the one it trained by its validation data, which is the market's own
 rule: compare methods by this column. *worst* is the institution that is worst off.
 
-*U honest* and *U all* are utility, summed over rounds, in credits, averaged over honest institutions
-and over all; payments cancel in the mean over all alone. It counts the volume of data that was bought, and what
-it cost, not how accurate models became. A method without a market pays nothing: its utility is what
-its graph would bring and cost by the same formulas. *own group* and *noise* are shares of the
-volume that honest institutions imported: from their own hidden group, and from those who send
-nothing of worth.
+*U honest* and *U all* are utility, summed over rounds, in credits, averaged over honest
+institutions and over all; payments cancel in the mean over all alone. It counts the volume of data
+that was bought, and what it cost, not how accurate models became. A method without a market pays
+nothing: its utility is what its graph would bring and cost by the same formulas. *own group* and
+*noise* are shares of the volume that honest institutions imported: from their own hidden group, and
+from those who send nothing of worth.
 """
 
 
