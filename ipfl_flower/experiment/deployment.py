@@ -23,7 +23,14 @@ from ipfl_flower.cli.fleet import Fleet, Node, environment
 from ipfl_flower.cli.live import Watch
 from ipfl_flower.cli.processes import LaunchError, ProcessGroup
 from ipfl_flower.experiment.definition import ExperimentError, Setting
-from ipfl_flower.experiment.play import OnRound, Play, failures, market_table, read_market
+from ipfl_flower.experiment.play import (
+    OnRound,
+    Play,
+    failures,
+    looks_of,
+    market_table,
+    read_market,
+)
 from ipfl_flower.experiment.world import RandomLabels, World
 from ipfl_flower.ledger import Ledger
 from ipfl_flower.settings import Settings
@@ -86,7 +93,7 @@ def play_deployed(
     seconds, cpu_seconds = time.perf_counter() - began, _cpu_seconds() - cpu_before
     with Ledger.open(settings.ledger, create=False) as ledger:
         rounds, net, kept = read_market(ledger, world, settings)
-    return Play(rounds, net, seconds, cpu_seconds, kept, engine="deployment")
+    return Play(rounds, net, seconds, cpu_seconds, kept, "deployment", looks_of(rounds))
 
 
 def require_deployable(setting: Setting) -> None:

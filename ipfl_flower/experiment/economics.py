@@ -1,7 +1,8 @@
 """What a graph of imports is worth, of any method: the market's formulas (mechanism.md §2, §4).
 
-A method that asks for no money trades at cost: payments cancel in every mean over institutions, so
-its mean utility compares with the market's.
+A method without a market pays nothing: its utility is what its graph would bring and cost by the
+same formulas. Payments cancel in the mean over all institutions, and in no other: the honest may
+have paid the dishonest. G counts the volume of data behind a model, not how accurate it makes one.
 """
 
 from collections.abc import Sequence

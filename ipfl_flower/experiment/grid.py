@@ -1,8 +1,10 @@
 """A Flower Grid in this process: real messages, and a function in place of each SuperNode."""
 
 import itertools
+import pickle
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Never, TypeAlias
+from typing import IO, Any, Never, TypeAlias
 
 from flwr.app import Error, Message
 from flwr.proto.node_pb2 import NodeInfo
@@ -17,10 +19,10 @@ _SUPERLINK = 1
 
 
 class LocalGrid(Grid):
-    """Answers each message with its institution's handler, as the message is pushed.
+    """Answers each message with its institution's handler, as the reply is pulled.
 
-    So one institution trains at a time, and what it was sent is gone before the next is asked;
-    replies wait until they are pulled. An exception becomes an error reply, as in Flower.
+    So one institution trains at a time, and no more models are in memory than a pull asks for; what
+    was pushed waits in a file. An exception becomes an error reply, as in Flower.
 
     Parameters
     ----------
@@ -44,7 +46,8 @@ class LocalGrid(Grid):
             for position, (node, name) in enumerate(zip(self._handlers, handlers, strict=True))
         ]
         self._numbers = itertools.count(1)
-        self._replies: dict[str, Message] = {}
+        # Closed, and thereby gone, as each is answered.
+        self._waiting: dict[str, tuple[Handler, IO[bytes]]] = {}
 
     def get_nodes(self) -> Iterable[NodeInfo]:
         """Return all institutions: they are always there."""
@@ -55,15 +58,15 @@ class LocalGrid(Grid):
         return list(self._handlers)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Let each message be answered; return their ids, "" for a node that there isn't."""
-        return [self._answered(message) for message in messages]
+        """Keep each message for its node; return their ids, "" for a node that there isn't."""
+        return [self._kept(message) for message in messages]
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Return the replies to some messages; each is delivered once."""
-        wanted = [message_id for message_id in message_ids if message_id in self._replies]
-        return [self._replies.pop(message_id) for message_id in wanted]
+        """Answer some messages, and return the replies; each is delivered once."""
+        wanted = [message_id for message_id in message_ids if message_id in self._waiting]
+        return [self._answered(*self._waiting.pop(message_id)) for message_id in wanted]
 
-    def _answered(self, message: Message) -> str:
+    def _kept(self, message: Message) -> str:
         handler = self._handlers.get(message.metadata.dst_node_id)
         if handler is None:
             return ""
@@ -71,13 +74,20 @@ class LocalGrid(Grid):
         # What the SuperLink fills in.
         message.metadata.__dict__["_message_id"] = message_id
         message.metadata.__dict__["_src_node_id"] = _SUPERLINK
+        file = tempfile.TemporaryFile()  # noqa: SIM115 - open until it is answered
+        pickle.dump(message, file, protocol=5)
+        self._waiting[message_id] = handler, file
+        return message_id
+
+    def _answered(self, handler: Handler, file: IO[bytes]) -> Message:
+        with file:
+            file.seek(0)
+            message: Message = pickle.load(file)  # noqa: S301 - we wrote it, and it has no name
         try:
-            reply = handler(message)
+            return handler(message)
         except Exception as error:  # noqa: BLE001 - any error of a ClientApp becomes a reply
             reason = f"{type(error)}:<'{error}'>"
-            reply = Message(Error(code=_CLIENT_APP_RAISED, reason=reason), reply_to=message)
-        self._replies[message_id] = reply
-        return message_id
+            return Message(Error(code=_CLIENT_APP_RAISED, reason=reason), reply_to=message)
 
     def set_run(self, run: Any) -> Never:
         """Refuse: there is no Flower run."""

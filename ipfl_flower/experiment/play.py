@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ipfl_flower.experiment.definition import ExperimentError
 from ipfl_flower.experiment.economics import Books, books, distances_of
 from ipfl_flower.experiment.grid import LocalGrid
-from ipfl_flower.experiment.methods.base import Judgement, Method
+from ipfl_flower.experiment.methods.base import Judgement, Method, Played
 from ipfl_flower.experiment.sites import GridSites, alteration, market_handler
 from ipfl_flower.experiment.world import World
 from ipfl_flower.ledger import Ledger, Report, State
@@ -39,7 +39,15 @@ class Round:
     Attributes
     ----------
     judged : list of Judgement
-        Of what each institution is left with.
+        Of what each institution is left with, as the method defines it.
+    trained : list of Judgement
+        Of the model that it trained.
+    better : list of Judgement
+        Of the better of the two by its own validation data: the same choice for every method. What
+        the market leaves is that already.
+    centre : list of Judgement or None
+        Of the prox-centre that the market sent it for this round; None where none came, and of
+        methods that have none.
     imports : bool (m, m)
         a_ij.
     distances : float64 (m, m)
@@ -48,6 +56,9 @@ class Round:
     """
 
     judged: list[Judgement]
+    trained: list[Judgement]
+    better: list[Judgement]
+    centre: list[Judgement | None]
     imports: Bools
     distances: Floats
     books: Books
@@ -67,6 +78,8 @@ class Play:
         Head and number of rounds of the ledger, which verified; {} of a method without one.
     engine : {"in-process", "deployment"}
         What it was played on.
+    looks : int
+        How many models the institution that judged most judged by its validation data.
     """
 
     rounds: list[Round]
@@ -75,6 +88,7 @@ class Play:
     cpu_seconds: float
     ledger: Mapping[str, Any] = field(default_factory=dict)
     engine: Engine = "in-process"
+    looks: int = 0
 
 
 def market_table(world: World, preset: str, folder: Path) -> dict[str, Any]:
@@ -125,7 +139,13 @@ def play_market(world: World, preset: str, folder: Path, on_round: OnRound) -> P
             raise ExperimentError(f"{error}{failures(ledger)}") from error
         seconds, cpu_seconds = clock.read()
         rounds, net, kept = read_market(ledger, world, settings)
-    return Play(rounds, net, seconds, cpu_seconds, kept)
+    return Play(rounds, net, seconds, cpu_seconds, kept, looks=looks_of(rounds))
+
+
+def looks_of(rounds: Sequence[Round]) -> int:
+    """Return how many models of a market the institution that judged most judged."""
+    each = [[1 + (centre is not None) for centre in r.centre] for r in rounds]
+    return int(np.sum(each, axis=0).max())
 
 
 def play_method(
@@ -149,14 +169,16 @@ def play_method(
     try:
         for number in range(world.setting.rounds):
             played = method.play(number)
-            judged = [mine[0] for mine in sites.judge([[model] for model in played.models])]
+            judged, trained = _judge(sites, played)
             apart = distances_of(played.trained, reference, folder, settings.distance)
             account = books(world.truth, apart, played.imports, settings.rules())
-            rounds.append(Round(judged, played.imports, apart, account))
+            better = [_better(*pair) for pair in zip(judged, trained, strict=True)]
+            nothing: list[Judgement | None] = [None] * len(judged)
+            rounds.append(Round(judged, trained, better, nothing, played.imports, apart, account))
             on_round(number)
     finally:
         reference.close()
-    return Play(rounds, np.zeros(len(world.terms)), *clock.read())
+    return Play(rounds, np.zeros(len(world.terms)), *clock.read(), looks=sites.looks)
 
 
 class _Clock:
@@ -214,9 +236,16 @@ def read_market(
     rounds = []
     for settlement, before, after in zip(settlements, told, told[1:], strict=False):
         clearing = settlement.clearing
+        left = [_left_with(mine, then) for mine, then in zip(before, after, strict=True)]
         rounds.append(
             Round(
-                judged=[_left_with(mine, then) for mine, then in zip(before, after, strict=True)],
+                judged=left,
+                trained=[_judgement(mine, "") for mine in before],
+                better=left,
+                centre=[
+                    _judgement(then, "centre_") if "centre_test_accuracy" in then else None
+                    for then in after
+                ],
                 imports=clearing.imports,
                 distances=settlement.distances,
                 books=books(
@@ -262,8 +291,28 @@ def _require_whole(ledger: Ledger, world: World) -> None:
 def _left_with(trained: Mapping[str, float], delivered: Mapping[str, float]) -> Judgement:
     """Judge what a round left: the better of model and centre, or the model where none came."""
     prefix = "kept_" if "kept_test_accuracy" in delivered else ""
-    scores = delivered if prefix else trained
-    return Judgement(**{n: scores[prefix + n] for n in Judgement.__dataclass_fields__})
+    return _judgement(delivered if prefix else trained, prefix)
+
+
+def _judgement(metrics: Mapping[str, float], prefix: str) -> Judgement:
+    return Judgement(**{n: metrics[prefix + n] for n in Judgement.__dataclass_fields__})
+
+
+def _judge(sites: GridSites, played: Played) -> tuple[list[Judgement], list[Judgement]]:
+    """Judge what a method leaves each institution with, and what it trained if that is another."""
+    pairs = list(zip(played.models, played.trained, strict=True))
+    judged = sites.judge(
+        [
+            [model] if np.array_equal(model, trained) else [model, trained]
+            for model, trained in pairs
+        ]
+    )
+    return [mine[0] for mine in judged], [mine[-1] for mine in judged]
+
+
+def _better(first: Judgement, second: Judgement) -> Judgement:
+    """Return the better by the validation data alone, as a trainer chooses; of equals the first."""
+    return max(first, second, key=lambda it: (it.validation_accuracy, -it.validation_loss))
 
 
 def failures(ledger: Ledger) -> str:

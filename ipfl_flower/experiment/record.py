@@ -2,7 +2,7 @@
 
 import hashlib
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from math import isfinite
@@ -15,6 +15,7 @@ from ipfl_flower.experiment.methods.base import Judgement
 from ipfl_flower.experiment.play import Play
 from ipfl_flower.experiment.world import World
 from ipfl_flower.market import Terms
+from ipfl_flower.tasks import Task
 
 Record: TypeAlias = dict[str, Any]
 
@@ -36,12 +37,17 @@ def make_record(world: World, method: str, play: Play, *, local_trainings: int) 
     dict
         ``institutions``: by position, what each is and came to: ``round`` is the round that its
         validation data chose, ``test_accuracy`` what is reported. ``rounds``: by round, lists by
-        institution; ``imports`` are positions of sellers, by buyer. ``samples``, ``cost`` and so on
-        are true, ``reported`` is what was said. Accuracies in [0, 1], money in credits; what is
-        infinite or NaN is None.
+        institution; ``imports`` are positions of sellers, by buyer. What has no prefix is the
+        method's own model, as its authors define it; ``trained_`` is the one that was trained,
+        ``centre_`` the market's prox-centre, and ``better_`` the better of own and trained by
+        validation data, in each round and then over rounds: the same choice for every method.
+        ``validation_looks`` is how many models were judged for all that, at most. ``samples``,
+        ``cost`` and so on are true, ``reported`` is what was said. Accuracies in [0, 1], money in
+        credits; what is infinite or NaN is None.
     """
     setting = world.setting
     best = [_chosen([r.judged[i] for r in play.rounds]) for i in range(len(setting.seats))]
+    better = [_chosen([r.better[i] for r in play.rounds]) for i in range(len(setting.seats))]
     utilities = sum((r.books.utilities for r in play.rounds), np.zeros(len(best)))
     institutions = [
         {
@@ -54,6 +60,8 @@ def make_record(world: World, method: str, play: Play, *, local_trainings: int) 
             "round": best[i],
             "validation_accuracy": play.rounds[best[i]].judged[i].validation_accuracy,
             "test_accuracy": play.rounds[best[i]].judged[i].test_accuracy,
+            "better_round": better[i],
+            "better_test_accuracy": play.rounds[better[i]].better[i].test_accuracy,
             "last_test_accuracy": play.rounds[-1].judged[i].test_accuracy,
             "utility": _number(utilities[i]),
             "net": _number(play.net[i]),
@@ -77,6 +85,9 @@ def make_record(world: World, method: str, play: Play, *, local_trainings: int) 
             {
                 "validation_accuracy": [j.validation_accuracy for j in r.judged],
                 "test_accuracy": [j.test_accuracy for j in r.judged],
+                **_accuracies("trained", r.trained),
+                **_accuracies("better", r.better),
+                **_accuracies("centre", r.centre),
                 "imports": [np.flatnonzero(row).tolist() for row in r.imports],
                 # By methods without a market they decide nothing.
                 "distances": [_numbers(row) for row in r.distances] if play.ledger else None,
@@ -87,6 +98,7 @@ def make_record(world: World, method: str, play: Play, *, local_trainings: int) 
             for r in play.rounds
         ],
         "bought": _bought(world, play),
+        "validation_looks": play.looks,
         "ledger": dict(play.ledger),
         "seconds": round(play.seconds, 3),
         "cpu_seconds": round(play.cpu_seconds, 3),
@@ -95,27 +107,61 @@ def make_record(world: World, method: str, play: Play, *, local_trainings: int) 
 
 
 def summary(record: Mapping[str, Any]) -> dict[str, float | None]:
-    """Return the figures of a record that tables show, of honest institutions alone."""
+    """Return the figures of a record that tables show.
+
+    Returns
+    -------
+    dict
+        Means over honest institutions; ``utility_all`` over all of them, in which payments cancel.
+        ``better`` is ``accuracy`` where each institution takes the better of the method's model and
+        the one that it trained, whatever the method is.
+    """
     honest = [item for item in record["institutions"] if item["honest"]]
     accuracies = [item["test_accuracy"] for item in honest]
-    utilities = [item["utility"] for item in honest]
-    finite = [value for value in utilities if value is not None]
     return {
         "accuracy": float(np.mean(accuracies)),
+        "better": float(np.mean([item["better_test_accuracy"] for item in honest])),
         "worst": float(np.min(accuracies)),
         "last": float(np.mean([item["last_test_accuracy"] for item in honest])),
-        "utility": float(np.mean(finite)) if len(finite) == len(utilities) else None,
+        "utility": _mean([item["utility"] for item in honest]),
+        "utility_all": _mean([item["utility"] for item in record["institutions"]]),
         "own_group": record["bought"]["own_group"],
         "dishonest": record["bought"]["dishonest"],
         "cpu_seconds": record["cpu_seconds"],
     }
 
 
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Return the mean; None where a value is without bound."""
+    finite = [value for value in values if value is not None]
+    return float(np.mean(finite)) if len(finite) == len(values) else None
+
+
+def _accuracies(name: str, judged: Sequence[Judgement | None]) -> dict[str, list[float | None]]:
+    return {
+        f"{name}_{part}_accuracy": [
+            None if item is None else getattr(item, f"{part}_accuracy") for item in judged
+        ]
+        for part in ("validation", "test")
+    }
+
+
 def data_digest(world: World) -> str:
     """Return a SHA-256 over every institution's data, in hex."""
+    return digest_of(institution.task for institution in world.institutions)
+
+
+def digest_of(tasks: Iterable[Task]) -> str:
+    """Return a SHA-256 over the data of some tasks, in hex.
+
+    Raises
+    ------
+    TaskError, TaskDataError
+        It can't be had.
+    """
     digest = hashlib.sha256()
-    for institution in world.institutions:
-        data = institution.task.data()
+    for task in tasks:
+        data = task.data()
         for part in (data.train, data.validation, data.test):
             for tensor in (part.inputs, part.labels):
                 digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -9,6 +9,7 @@ from ipfl_flower.experiment.cache import Cache, Damage, key_of
 from ipfl_flower.experiment.definition import Choice, ExperimentError, Setting
 from ipfl_flower.experiment.deployment import play_deployed, require_deployable
 from ipfl_flower.experiment.methods import METHODS, Method, MethodError, make
+from ipfl_flower.experiment.methods.arithmetic import NonFiniteModelError
 from ipfl_flower.experiment.oracle import Oracle
 from ipfl_flower.experiment.play import PRESETS, Engine, Play, play_market, play_method
 from ipfl_flower.experiment.record import Record, make_record
@@ -16,6 +17,7 @@ from ipfl_flower.experiment.settings import build
 from ipfl_flower.experiment.sites import GridSites
 from ipfl_flower.experiment.world import World, run_folder
 from ipfl_flower.ledger import LedgerError
+from ipfl_flower.settings import SettingsError
 from ipfl_flower.tasks import TaskDataError, TaskError
 
 ALL_METHODS: Final = (*PRESETS, *METHODS, Oracle.name)
@@ -149,7 +151,10 @@ def run_one(
             else:
                 play = _play(here, method, Path(folder), on_round)
             return make_record(here, method, play, local_trainings=_trainings(method))
-    except (ExperimentError, LedgerError, MethodError, TaskError, TaskDataError) as error:
+    except (
+        *(ExperimentError, LedgerError, MethodError, NonFiniteModelError),
+        *(SettingsError, TaskError, TaskDataError),
+    ) as error:
         raise ExperimentError(f"{setting.name}, seed {setting.seed}, {method}: {error}") from error
 
 
@@ -178,13 +183,23 @@ def _play(world: World, method: str, folder: Path, on_round: Callable[[int], Non
     require_method(method)
     if method in PRESETS:
         return play_market(world, PRESETS[method], folder, on_round)
+    _require_one_model(world, method)
     options = world.setting.options.get(method, {})
     return play_method(world, lambda sites: _make(method, sites, options), folder, on_round)
 
 
+def _require_one_model(world: World, method: str) -> None:
+    """Refuse two models a round where a part of them stays at the institution: it is but one."""
+    if _trainings(method) > 1 and any(learner.private for learner in world.learners):
+        raise ExperimentError(
+            "the method trains two models, and the task has a part that is trained and not "
+            "shared, of which institutions keep one: leave the method out, or share all of it"
+        )
+
+
 def _make(method: str, sites: GridSites, options: Mapping[str, object]) -> Method:
     if method == Oracle.name:
-        return Oracle(sites, sites.groups)
+        return Oracle(sites, sites.groups, sites.truth)
     return make(method, sites, options)
 
 

@@ -2,6 +2,10 @@
 
 Both travel as the market's own requests and replies. A market's institution is the real trainer;
 for a method it is a site that trains from the model it is sent and judges what it is sent.
+
+An attacker's own model is its honest one in both: only what it sends is altered. A method knows
+what was sent alone, so where it names that as the start of a training or as what is judged, it
+means the sender's own model.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -54,8 +58,11 @@ def market_handler(trainer: Trainer, alter: Alter) -> Handler:
     return answer
 
 
-def site_handler(learner: Learner, terms: Terms, alter: Alter) -> Handler:
-    """Return what answers a method: trains from the model that it is sent, or judges models."""
+def site_handler(learner: Learner, terms: Terms) -> Handler:
+    """Return what answers a method: trains from the model that it is sent, or judges models.
+
+    What it trained is answered as it is: `GridSites` keeps it, and alters what an attacker sends.
+    """
     learner.renew()
 
     def answer(message: Message) -> Message:
@@ -70,7 +77,7 @@ def site_handler(learner: Learner, terms: Terms, alter: Alter) -> Handler:
                 centre=None if centre is None else _checked(learner, centre),
                 coefficient=request.coefficient,
             )
-            arrays, metrics = alter(learner.arrays(), request.round), {"train_loss": loss}
+            arrays, metrics = learner.arrays(), {"train_loss": loss}
         else:
             for k in range(_JUDGED_AT_ONCE):
                 if not (model := _part(request.arrays, f"{JUDGED}{k}")):
@@ -129,7 +136,10 @@ class GridSites:
     initial : float32 (D,)
         θ⁰.
     groups : tuple
-        The hidden group of each, which only the oracle may look at.
+    truth : int64 (m,)
+        The hidden group of each, and the samples that it has: only the oracle may look at these.
+    looks : int
+        How many models the institution that was asked most often has judged.
     """
 
     def __init__(self, world: World) -> None:
@@ -137,7 +147,7 @@ class GridSites:
         learners, terms = world.learners, world.terms
         self._grid = LocalGrid(
             {
-                seat.name: site_handler(learners[i], terms[i], alteration(world, i))
+                seat.name: site_handler(learners[i], terms[i])
                 for i, seat in enumerate(world.setting.seats)
             }
         )
@@ -145,8 +155,16 @@ class GridSites:
         self.samples: NDArray[np.int64] = np.array([t.samples for t in terms], np.int64)
         self.initial: Vector = as_vector(world.layout, world.initial)
         self.groups = tuple(seat.group for seat in world.setting.seats)
+        self.truth: NDArray[np.int64] = np.array([t.samples for t in world.truth], np.int64)
+        self._alter = {
+            i: alteration(world, i) for i, seat in enumerate(world.setting.seats) if seat.attack
+        }
+        self.looks = 0
+        self._looked = [0] * len(terms)
+        # Of attackers: what each sent last, and the model that it has.
+        self._sent: dict[int, tuple[Vector, Vector]] = {}
 
-    def train(self, number: int, orders: Sequence[Order]) -> Matrix:
+    def train(self, number: int, orders: Sequence[Order], *, sent: bool = True) -> Matrix:
         """Let every institution train for one round's steps; see `methods.base.Sites`.
 
         Raises
@@ -156,18 +174,34 @@ class GridSites:
         """
         models = np.empty((len(self._nodes), self._world.layout.size), np.float32)
         for i, order in enumerate(orders):
-            arrays = self._named(START, order.start)
+            arrays = self._named(START, self._meant(i, order.start))
             if order.centre is not None:
                 arrays |= self._named(CENTRE, order.centre)
             reply = self._ask(i, number, arrays, order.coefficient)
             models[i] = as_vector(self._world.layout, reply.arrays)
+            if sent and i in self._alter:
+                own = models[i].copy()
+                altered = self._alter[i](as_arrays(self._world.layout, own), number)
+                models[i] = as_vector(self._world.layout, altered)
+                self._sent[i] = models[i].copy(), own
         return models
+
+    def _meant(self, position: int, model: Vector) -> Vector:
+        """Return the model that an institution has, where `model` is what it sent for it."""
+        if position in self._sent:
+            sent, own = self._sent[position]
+            if np.array_equal(model, sent):
+                return own
+        return model
 
     def judge(self, models: Sequence[Sequence[Vector]]) -> list[list[Judgement]]:
         """Let each institution judge models on its own data; see `methods.base.Sites`.
 
         A model without a finite loss is judged to be right never, with an infinite loss.
         """
+        for i, mine in enumerate(models):
+            self._looked[i] += len(mine)
+        self.looks = max(self._looked)
         return [self._judged(i, mine) for i, mine in enumerate(models)]
 
     def _judged(self, position: int, models: Sequence[Vector]) -> list[Judgement]:
@@ -176,7 +210,7 @@ class GridSites:
             part = models[first : first + _JUDGED_AT_ONCE]
             arrays: dict[str, NDArray[Any]] = {}
             for k, model in enumerate(part):
-                arrays |= self._named(f"{JUDGED}{k}", model)
+                arrays |= self._named(f"{JUDGED}{k}", self._meant(position, model))
             metrics = self._ask(position, 0, arrays, None).metrics
             judged += [_judgement(metrics, f"{k}_") for k in range(len(part))]
         return judged

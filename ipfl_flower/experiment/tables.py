@@ -18,11 +18,15 @@ class Row:
     seeds : int
         How many.
     accuracy, deviation : float
-        Mean test accuracy in [0, 1], and its standard deviation over seeds (0 of one seed).
+        Mean test accuracy in [0, 1], and its standard deviation over seeds (0 of one seed), of the
+        model that the method leaves, as its authors define it.
+    better : float
+        The same where each institution takes the better of that model and the one it trained.
     worst : float
         The worst institution's, mean over seeds.
-    utility : float or None
-        Mean over institutions, summed over rounds, credits; None: without bound.
+    utility, utility_all : float or None
+        Mean over honest institutions, and over all, summed over rounds, credits; None: without
+        bound.
     own_group, dishonest : float or None
         Shares of the volume bought.
     local_trainings : int
@@ -36,8 +40,10 @@ class Row:
     seeds: int
     accuracy: float
     deviation: float
+    better: float
     worst: float
     utility: float | None
+    utility_all: float | None
     own_group: float | None
     dishonest: float | None
     local_trainings: int
@@ -68,15 +74,35 @@ def cells(row: Row) -> list[str]:
     return [
         row.method + (f" ({row.local_trainings} trainings)" if row.local_trainings > 1 else ""),
         accuracy,
+        percent(row.better),
         percent(row.worst),
         credits_(row.utility),
+        credits_(row.utility_all),
         percent(row.own_group),
         percent(row.dishonest),
         f"{row.cpu_seconds:.1f}",
     ]
 
 
-HEADINGS = ("method", "accuracy", "worst", "utility", "own group", "noise", "CPU s")
+HEADINGS = (
+    *("method", "accuracy", "better", "worst", "U honest", "U all"),
+    *("own group", "noise", "CPU s"),
+)
+
+EXPLAINED = """\
+*accuracy* is the mean test accuracy of the honest institutions in percent, at the round that each
+one's own validation data chose, of the model that the method leaves, as its authors define it; ± is
+the standard deviation over seeds. *better*: where each institution takes, in every round,
+the better of that model and the one it trained by its validation data, which is the market's own
+rule: compare methods by this column. *worst* is the institution that is worst off.
+
+*U honest* and *U all* are utility, summed over rounds, in credits, averaged over honest
+institutions and over all; payments cancel in the mean over all alone. It counts the volume of data
+that was bought, and what it cost, not how accurate models became. A method without a market pays
+nothing: its utility is what its graph would bring and cost by the same formulas. *own group* and
+*noise* are shares of the volume that honest institutions imported: from their own hidden group, and
+from those who send nothing of worth.
+"""
 
 
 def _row(setting: str, method: str, records: Sequence[Record]) -> Row:
@@ -95,8 +121,10 @@ def _row(setting: str, method: str, records: Sequence[Record]) -> Row:
         seeds=len(records),
         accuracy=_mean(accuracies),
         deviation=float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else 0.0,
+        better=_mean(values("better")),
         worst=_mean(values("worst")),
         utility=mean("utility"),
+        utility_all=mean("utility_all"),
         own_group=mean("own_group"),
         dishonest=mean("dishonest"),
         local_trainings=int(records[0]["local_trainings"]),

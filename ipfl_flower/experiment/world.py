@@ -34,12 +34,13 @@ RAM_DISK: Final = Path("/dev/shm")  # noqa: S108 - only where it is there, for a
 
 
 class RandomLabels(Task):
-    """A task whose labels belong to other samples: what is learned from it is noise."""
+    """A task whose labels are permuted among its samples: what is learned from it is noise."""
 
     name: ClassVar[str] = "random_labels"
 
     def __init__(self, task: Task) -> None:
         self.task = task
+        self.judged_at_once = task.judged_at_once  # type: ignore[misc] # the task's, not a class's
         self.seed = task.seed
         self.institution = task.institution
 
@@ -67,6 +68,10 @@ class RandomLabels(Task):
     def source(self) -> str:
         """Say what the task says."""
         return self.task.source()
+
+    def stand_in(self) -> bool:
+        """Tell what the task tells."""
+        return self.task.stand_in()
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Return the task's loss."""
@@ -123,7 +128,7 @@ class World:
             The models aren't float32, which methods calculate in.
         """
         torch.set_num_threads(1)
-        tasks = _tasks(setting.seats)
+        tasks = read_tasks(setting.seats)
         sizes = [len(task.data().train) for task in tasks]
         honest = np.array([seat.role not in DISHONEST for seat in setting.seats])
         truth = _truth(setting, sizes, honest)
@@ -173,8 +178,14 @@ def run_folder(*, in_memory: bool = True) -> "tempfile.TemporaryDirectory[str]":
     return tempfile.TemporaryDirectory(prefix="ipfl-experiment-", dir=RAM_DISK if ram else None)
 
 
-def _tasks(seats: Sequence[Seat]) -> list[Task]:
-    """Make the tasks and read their data; images that they have in common are read once."""
+def read_tasks(seats: Sequence[Seat]) -> list[Task]:
+    """Make the tasks and read their data; images that they have in common are read once.
+
+    Raises
+    ------
+    TaskError, TaskDataError
+        A task's options are wrong, or its data can't be had.
+    """
     read: dict[Hashable, Any] = {}
     tasks: list[Task] = []
     for seat in seats:

@@ -25,6 +25,9 @@ class PartOptions(BaseModel):
     proportional
         For slices of very different sizes: validation and test data are a fifth of the slice each,
         and training data is the rest of it, ``samples`` at most.
+    test_min
+        With proportional: where a fifth is less, test data is so much, as far as it leaves as much
+        training data.
     seed
         Seed of the split; the same for all institutions, or their slices overlap.
     """
@@ -37,6 +40,7 @@ class PartOptions(BaseModel):
     validation: int = Field(default=40, ge=1)
     test: int | None = Field(default=None, ge=1)
     proportional: bool = False
+    test_min: int | None = Field(default=None, ge=1)
     seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
@@ -45,6 +49,8 @@ class PartOptions(BaseModel):
             raise ValueError(
                 f"institution must be < institutions = {self.institutions}, is {self.institution}"
             )
+        if self.test_min is not None and not self.proportional:
+            raise ValueError("test_min is for proportional = true alone: give test")
         if self.proportional:
             strays = sorted({"validation", "test"} & self.model_fields_set)
             if strays:
@@ -92,8 +98,9 @@ class PartOptions(BaseModel):
     def _counts(self, size: int) -> tuple[int, int, int]:
         if self.proportional:
             held_out = max(int(_SHARE * size), 1)
-            rest = size - 2 * held_out
-            return min(self.samples or rest, rest), held_out, held_out
+            left = size - held_out
+            test = max(held_out, min(self.test_min or 0, left // 2))
+            return min(self.samples or left - test, left - test), held_out, test
         # The options leave at most one of the two out: it takes the rest, which may be none.
         train = self.samples or size - self.validation - (self.test or 0)
         return train, self.validation, self.test or size - self.validation - train

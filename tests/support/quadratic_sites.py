@@ -27,11 +27,13 @@ class QuadraticSites:
         self.initial = np.array([0] * size if initial is None else initial, np.float32)
         self.way = np.float32(way)
         self.orders: list[list[Order]] = []
+        self.sent: list[bool] = []
         self.judged: list[list[int]] = []
 
-    def train(self, number, orders):
+    def train(self, number, orders, *, sent=True):
         assert len(orders) == len(self.optima)
         self.orders.append(list(orders))
+        self.sent.append(sent)
         return np.stack([self._train(x, o) for x, o in zip(self.optima, orders, strict=True)])
 
     def _train(self, optimum, order):

@@ -7,6 +7,7 @@ import sys
 from math import inf
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support.experiments import tiny
 from support.shared_data import shared_file
@@ -14,10 +15,11 @@ from support.shared_data import shared_file
 from ipfl_flower.cli import experiment as command
 from ipfl_flower.experiment import runner, settings
 from ipfl_flower.experiment.__main__ import main
-from ipfl_flower.experiment.cache import Cache, Damage, key_of, write_atomically
-from ipfl_flower.experiment.definition import Choice, ExperimentError
+from ipfl_flower.experiment.cache import Cache, Damage, forget_data, key_of, write_atomically
+from ipfl_flower.experiment.definition import Choice, ExperimentError, Seat
 from ipfl_flower.experiment.runner import Plan, Told, run
 from ipfl_flower.experiment.settings import SETTINGS, build
+from ipfl_flower.tasks import TaskDataError
 
 
 @pytest.fixture
@@ -118,6 +120,56 @@ def test_all_that_decides_a_record_is_in_its_key(tmp_path, monkeypatch):
     assert key["setting"]["seats"][0]["budget"] == repr(inf)
 
 
+def test_other_data_versions_and_models_give_another_key(tmp_path, monkeypatch):
+    rng = np.random.default_rng(2)
+    seats = tuple(
+        Seat(
+            name=f"institution-{i}",
+            task={
+                "name": "cifar10",
+                "data_dir": str(tmp_path),
+                "split": "clusters",
+                "institution": i,
+                "institutions": 2,
+                "samples": 10,
+                "validation": 5,
+            },
+        )
+        for i in range(2)
+    )
+    setting = dataclasses.replace(tiny(), seats=seats)
+
+    def key():
+        forget_data()
+        return key_of(setting, "local", "cpu")
+
+    def write(images):
+        labels = np.arange(60) % 10
+        splits = {"x_train": images[:50], "x_test": images[50:]}
+        np.savez(tmp_path / "cifar10.npz", y_train=labels[:50], y_test=labels[50:], **splits)
+
+    images = rng.integers(0, 256, (60, 32, 32, 3), np.uint8)
+    write(images)
+    first = key()
+    assert first == key()
+    # The same folder and names, and other files.
+    write(images[::-1])
+    assert key() != first
+    write(images)
+    assert key() == first
+    for variable in ("IPFL_DATA_DIR", "IPFL_LANGUAGE_MODEL"):
+        with monkeypatch.context() as patched:
+            patched.setenv(variable, str(tmp_path))
+            assert key() != first
+    with monkeypatch.context() as patched:
+        patched.setattr("ipfl_flower.experiment.cache._version", lambda name: "0.0.1")
+        assert key() != first
+    (tmp_path / "cifar10.npz").unlink()
+    with pytest.raises(ExperimentError, match="tiny, seed 0, local: task cifar10: ") as caught:
+        key()
+    assert isinstance(caught.value.__cause__, TaskDataError)
+
+
 def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
     file = tmp_path / "results.json"
     write_atomically(file, "old")
@@ -163,7 +215,9 @@ def test_the_program_writes_results_and_a_report(tmp_path, capsys):
     )
     line = next(line for line in report.splitlines() if line.startswith("| local |"))
     assert line.startswith(f"| local | {100 * mean / 2:.1f} ± ")
-    assert line.split(" | ")[3:6] == ["0.0", "–", "–"]
+    cells = line.split(" | ")
+    assert cells[2] == f"{100 * mean / 2:.1f}"  # alone, the trained model is the only one
+    assert cells[4:8] == ["0.0", "0.0", "–", "–"]
     assert "seeds 0, 1. Data: scikit-learn's digits." in report
     assert main([*arguments, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["records"] == records

@@ -15,7 +15,7 @@ from ipfl_flower.experiment.record import summary
 from ipfl_flower.experiment.runner import run_one
 from ipfl_flower.experiment.settings import build
 from ipfl_flower.experiment.standardised import DEVIATION, MEAN
-from ipfl_flower.experiment.world import World
+from ipfl_flower.experiment.world import World, read_tasks
 from ipfl_flower.tasks.fashion_mnist import DEBIAN_FOLDER, FashionMnist, FashionOptions
 
 SEEDS = (0, 1, 2)
@@ -50,28 +50,57 @@ def mean(items):
     return 100 * np.mean([summary(record)["accuracy"] for record in items])
 
 
-def by_client(items):
-    """Return each honest institution's accuracy, mean over seeds, in points."""
-    return 100 * np.mean(
-        [[x["test_accuracy"] for x in r["institutions"] if x["honest"]] for r in items], axis=0
+def by_client(record):
+    """Return each honest institution's accuracy, in points."""
+    return 100 * np.array([x["test_accuracy"] for x in record["institutions"] if x["honest"]])
+
+
+def smallest(record):
+    """Tell which honest institutions have the least data."""
+    sizes = np.array([x["samples"] for x in record["institutions"] if x["honest"]])
+    return sizes == sizes.min()
+
+
+def gates(found, method):
+    """Return which gates of accuracy a method fails on the Market setting."""
+    mine, local, oracle = found[method], found["local"], found["oracle"]
+    pairs = list(zip(mine, local, strict=True))
+    small, small_alone = (
+        np.mean([by_client(record)[smallest(record)].mean() for record in records])
+        for records in (mine, local)
     )
+    passed = {
+        "local + 5": mean(mine) >= mean(local) + 5,
+        "oracle - 1.5": mean(mine) >= mean(oracle) - 1.5,
+        "smallest + 10": small >= small_alone + 10,
+        # Individual rationality in accuracy: with no seed is anybody worse off for taking part.
+        "nobody loses": all((by_client(m) >= by_client(alone) - 2).all() for m, alone in pairs),
+    }
+    return {name for name, is_passed in passed.items() if not is_passed}
+
+
+MARKET = ("ipfl", "local", "oracle", "fedavg", "fedavg-ft", "ditto")
 
 
 def test_market():
-    found = records("fashion_market", ("ipfl", "local", "oracle"))
-    market, local, oracle = (mean(found[name]) for name in ("ipfl", "local", "oracle"))
-    assert market >= local + 5
-    assert market >= oracle - 1.5
-    mine, alone = by_client(found["ipfl"]), by_client(found["local"])
-    sizes = np.array([x["samples"] for x in found["ipfl"][0]["institutions"] if x["honest"]])
-    smallest = sizes == sizes.min()
-    assert mine[smallest].mean() >= alone[smallest].mean() + 10
-    # Individual rationality in accuracy: nobody is worse off for taking part.
-    assert (mine >= alone - 2).all()
+    found = records("fashion_market", MARKET)
+    assert gates(found, "ipfl") == set()
     for record in found["ipfl"]:
         assert record["bought"]["dishonest"] <= 0.05
         assert record["bought"]["own_group"] >= 0.9
         assert all(item["utility"] >= 0 for item in record["institutions"])
+
+
+@pytest.mark.parametrize(
+    ("method", "failed"),
+    [
+        ("fedavg", {"local + 5", "oracle - 1.5", "smallest + 10", "nobody loses"}),
+        ("fedavg-ft", {"local + 5", "oracle - 1.5", "smallest + 10", "nobody loses"}),
+        ("ditto", {"local + 5", "oracle - 1.5", "smallest + 10", "nobody loses"}),
+    ],
+)
+def test_methods_that_ignore_groups_fail_the_markets_gates(method, failed):
+    assert gates(records("fashion_market", MARKET), method) == failed
 
 
 def test_iid():
@@ -83,6 +112,14 @@ def test_iid():
 def test_who_has_nothing_to_gain_loses_nothing(setting):
     found = records(setting, ("ipfl", "local"))
     assert mean(found["ipfl"]) >= mean(found["local"]) - 1
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_label_skew_is_tested_on_enough_images(seed):
+    for task in read_tasks(build("fashion_dirichlet", Choice(seed)).seats):
+        data = task.data()
+        assert len(data.test) >= 100
+        assert len(data.train) >= 100
 
 
 def test_images_are_standardised_by_their_own_mean_and_deviation():

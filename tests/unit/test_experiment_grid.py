@@ -1,5 +1,7 @@
 """The Grid in this process: what Flower promises of its own, and no more in memory than needed."""
 
+import weakref
+
 import pytest
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 
@@ -47,24 +49,25 @@ def test_a_node_that_there_is_not_gets_no_message():
     assert grid.push_messages([message(node + 7, "lost")]) == [""]
 
 
-def test_messages_are_taken_one_at_a_time():
+def test_a_message_is_answered_when_its_reply_is_pulled_and_not_held_until_then():
     seen = []
 
     def handler(received):
         seen.append(received.content["config"]["text"])
         return echo(received)
 
-    grid = LocalGrid({"a": handler})
-    (node,) = grid.get_node_ids()
-
-    def made():
-        for text in ("one", "two"):
-            yield message(node, text)
-            # The one before has been served before the next is made.
-            assert seen[-1] == text
-
-    grid.push_messages(made())
-    assert seen == ["one", "two"]
+    grid = LocalGrid({"a": handler, "b": handler})
+    a, b = grid.get_node_ids()
+    pushed = [message(a, "one"), message(b, "two")]
+    gone = [weakref.ref(item.content) for item in pushed]
+    first, second = grid.push_messages(pushed)
+    assert seen == []
+    pushed.clear()
+    assert [item() for item in gone] == [None, None]
+    assert len(grid.pull_messages([second])) == 1
+    assert seen == ["two"]
+    assert [reply.metadata.src_node_id for reply in grid.pull_messages([first, second])] == [a]
+    assert seen == ["two", "one"]
 
 
 def test_what_needs_a_flower_run_is_refused():

@@ -232,6 +232,25 @@ def test_cfl_by_default_compares_the_mean_with_a_quarter_of_the_longest(height, 
     assert imports(played) != PAIRS
 
 
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(("apart", "clusters"), [(0.0, 1), (2.0, 2)])
+def test_cfl_does_not_split_many_who_are_alike(seed, apart, clusters):
+    # 24 optima around one point, or around two opposite ones: noise is 1 long, D = 200.
+    rng = np.random.default_rng(seed)
+    optima = rng.normal(size=(24, 200)) / math.sqrt(200)
+    optima[:, 0] += apart * np.where(np.arange(24) % 2, 1.0, -1.0)
+    samples = rng.integers(50, 200, 24)
+    if clusters == 1:  # the mean of 24 is below a quarter of the longest: noise would split it
+        mean = samples @ optima / samples.sum()
+        assert np.linalg.norm(mean) < 0.25 * np.linalg.norm(optima, axis=1).max()
+        sides = [set(range(24))] * 24
+    else:
+        samples[:] = 100
+        sides = [{j for j in range(24) if (i - j) % 2 == 0} for i in range(24)]
+    played = play(make("cfl", QuadraticSites(optima, samples=samples)), 1)[0]
+    assert imports(played) == {(i, j) for i in range(24) for j in sides[i] if i != j}
+
+
 def test_cfl_weighs_by_samples_within_clusters():
     # Weighted mean update 0 with N = (1, 1, 3, 1) on x = (3, −1, −1, 1): clusters {0, 3}, {1, 2}.
     sites = QuadraticSites([[3], [-1], [-1], [1]], samples=[1, 1, 3, 1])

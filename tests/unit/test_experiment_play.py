@@ -8,14 +8,17 @@ import numpy as np
 import pytest
 from support.experiments import silent, tiny
 
+from ipfl_flower.experiment.attacks import ATTACKS
 from ipfl_flower.experiment.definition import ExperimentError
 from ipfl_flower.experiment.economics import books, distances_of
 from ipfl_flower.experiment.methods import METHODS, Local
+from ipfl_flower.experiment.methods.arithmetic import NonFiniteModelError
 from ipfl_flower.experiment.methods.base import Method, Order, Played
 from ipfl_flower.experiment.oracle import Oracle
 from ipfl_flower.experiment.play import market_settings, play_market, play_method
 from ipfl_flower.experiment.record import make_record, summary
 from ipfl_flower.experiment.runner import ALL_METHODS, run_one
+from ipfl_flower.experiment.sites import GridSites
 from ipfl_flower.experiment.world import World
 from ipfl_flower.ledger import Ledger
 from ipfl_flower.market import MICRO, Rules, Terms
@@ -170,7 +173,9 @@ def test_the_oracle_averages_inside_the_groups(tmp_path):
             played[number] = super().play(number)
             return played[number]
 
-    play = play_method(world, lambda sites: Spied(sites, sites.groups), tmp_path, silent)
+    play = play_method(
+        world, lambda sites: Spied(sites, sites.groups, sites.truth), tmp_path, silent
+    )
     models, trained = played[0].models, played[0].trained
     # Institutions 0 and 2 with 30 and 50 samples, 1 and 3 with 40 and 60.
     np.testing.assert_allclose(models[0], (3 * trained[0] + 5 * trained[2]) / 8, atol=1e-6)
@@ -213,9 +218,89 @@ def test_a_world_is_not_changed_by_what_is_played_on_it():
         assert records[1][name] == records[3][name]
 
 
+def test_the_oracle_is_not_lied_to():
+    setting, liar = (
+        tiny(rounds=1, seats=seats) for seats in ({}, {0: {"exaggerates": {"samples": 3.0}}})
+    )
+    honest, lied_to = (run_one(lambda: World.of(s), s, "oracle", silent) for s in (setting, liar))  # noqa: B023
+    assert honest["rounds"][0]["test_accuracy"] == lied_to["rounds"][0]["test_accuracy"]
+    sites = GridSites(World.of(tiny(seats={1: {"attack": "gaussian"}})))
+    sites._alter[1] = lambda arrays, number: {n: a * np.nan for n, a in arrays.items()}
+    with pytest.raises(NonFiniteModelError, match=r"round 0: the models of institutions \[1\]"):
+        Oracle(sites, sites.groups, sites.truth).play(0)
+
+
+def test_two_models_need_a_task_that_shares_all_of_them(monkeypatch):
+    setting = tiny(rounds=1)
+
+    def half(self, model):
+        return [name for name, _ in model.named_parameters()][:2]
+
+    monkeypatch.setattr("ipfl_flower.tasks.digits.Digits.shareable", half)
+    with pytest.raises(
+        ExperimentError, match=r"^tiny, seed 0, ditto: the method trains two models"
+    ):
+        run_one(lambda: World.of(setting), setting, "ditto", silent)
+    assert run_one(lambda: World.of(setting), setting, "local", silent)["method"] == "local"
+
+
+def test_errors_of_settings_and_of_models_are_an_experiments(monkeypatch):
+    wrong = tiny(market={"recommended": {"eta": -1.0}})
+    with pytest.raises(ExperimentError, match=r"^tiny, seed 0, ipfl: .*eta"):
+        run_one(lambda: World.of(wrong), wrong, "ipfl", silent)
+    attacked = tiny(seats={1: {"attack": "spoiled"}})
+    monkeypatch.setitem(ATTACKS, "spoiled", lambda model, rng: model * np.float32(np.nan))
+    with pytest.raises(ExperimentError, match=r"^tiny, seed 0, fedavg: round 0: the models of"):
+        run_one(lambda: World.of(attacked), attacked, "fedavg", silent)
+
+
 def test_an_error_names_setting_seed_and_method():
     setting = tiny(seed=4, options={"local": {"speed": 3}})
     with pytest.raises(ExperimentError, match=r"^tiny, seed 4, local: .*speed"):
         run_one(lambda: World.of(setting), setting, "local", silent)
     with pytest.raises(ExperimentError, match="method 'magic' is not known: choose from ipfl, "):
         run_one(lambda: World.of(setting), setting, "magic", silent)
+
+
+@pytest.mark.parametrize("method", ["ipfl", "fedavg", "fedavg-ft", "ditto"])
+def test_every_method_chooses_between_its_own_and_the_trained_model_alike(method):
+    setting = tiny(rounds=4)
+    record = run_one(lambda: World.of(setting), setting, method, silent)
+    sums = {"own": [], "better": []}
+    for i, item in enumerate(record["institutions"]):
+        best = []
+        for played in record["rounds"]:
+            two = [
+                (played[f"{of}validation_accuracy"][i], played[f"{of}test_accuracy"][i])
+                for of in ("", "trained_")
+            ]
+            chosen = played["better_validation_accuracy"][i], played["better_test_accuracy"][i]
+            assert chosen in two
+            assert chosen[0] == max(two)[0]
+            best.append(chosen)
+        assert best[item["better_round"]][0] == max(best)[0]
+        assert item["better_test_accuracy"] == best[item["better_round"]][1]
+        sums["own"].append(item["test_accuracy"])
+        sums["better"].append(item["better_test_accuracy"])
+    figures = summary(record)
+    assert figures["accuracy"] == pytest.approx(np.mean(sums["own"]))
+    assert figures["better"] == pytest.approx(np.mean(sums["better"]))
+    # Two models a round, or one where the method's own is the trained one.
+    assert record["validation_looks"] == (4 if method == "fedavg-ft" else 8)
+    if method in ("ipfl", "fedavg-ft"):
+        assert sums["own"] == sums["better"]
+    centres = [played["centre_test_accuracy"] for played in record["rounds"]]
+    assert (centres != [[None] * 4] * 4) == (method == "ipfl")
+
+
+def test_payments_cancel_in_the_mean_over_all_alone():
+    noise = {3: {"role": "noise", "random_labels": True, "eagerness": 0.0}}
+    setting = tiny(rounds=2, seats=noise, market={"recommended": {"distance-weight": 0.0}})
+    record = run_one(lambda: World.of(setting), setting, "ipfl", silent)
+    people = record["institutions"]
+    assert people[3]["net"] < 0  # noise was bought
+    unpaid = [item["utility"] + item["net"] for item in people]
+    figures = summary(record)
+    assert figures["utility_all"] == pytest.approx(np.mean(unpaid), abs=1e-3)
+    assert figures["utility"] == pytest.approx(np.mean([p["utility"] for p in people[:3]]))
+    assert figures["utility"] < np.mean(unpaid[:3]) - 0.01

@@ -10,6 +10,7 @@ from support.experiments import silent, tiny
 from ipfl_flower.experiment.definition import ExperimentError
 from ipfl_flower.experiment.methods.base import Order
 from ipfl_flower.experiment.play import play_market
+from ipfl_flower.experiment.runner import run_one
 from ipfl_flower.experiment.sites import GridSites, as_arrays, as_vector
 from ipfl_flower.experiment.world import RandomLabels, World
 from ipfl_flower.ledger import Ledger
@@ -110,6 +111,47 @@ def test_an_attacker_sends_something_else_in_every_method(tmp_path, attack, expe
         assert ledger.settlement(0).model_digests == digests(world, plain)
 
 
+FLIPS = {2: {"attack": "sign_flip", "role": "attacker"}}
+
+
+def test_an_attacker_trains_on_from_its_honest_model_and_is_judged_by_it():
+    honest, attacked = (GridSites(World.of(tiny(seats=seats))) for seats in ({}, FLIPS))
+    models, sent = (s.train(0, [Order(s.initial)] * 4) for s in (honest, attacked))
+    for number in (1, 2):
+        assert honest.judge([[model] for model in models]) == attacked.judge([[s] for s in sent])
+        models = honest.train(number, [Order(model) for model in models])
+        sent = attacked.train(number, [Order(model) for model in sent])
+        np.testing.assert_array_equal(sent[2], -models[2])
+        np.testing.assert_array_equal(sent[[0, 1, 3]], models[[0, 1, 3]])
+    # Another's model is the model that it is, also for the attacker.
+    assert attacked.judge([[], [], [sent[0]], []]) == honest.judge([[], [], [models[0]], []])
+
+
+def judged(method, seats, rounds=2):
+    setting = tiny(seats=seats, rounds=rounds)
+    return run_one(lambda: World.of(setting), setting, method, silent)["rounds"]
+
+
+@pytest.mark.parametrize(("method", "same"), [("local", 3), ("ditto", 1), ("fedavg-ft", 1)])
+def test_what_an_attacker_keeps_is_not_altered(method, same):
+    # Alone it never meets what was sent; where models are averaged it does after a round.
+    plain, attacked = (judged(method, seats, rounds=3) for seats in ({}, FLIPS))
+    for mine, theirs in zip(plain[:same], attacked[:same], strict=True):
+        assert mine["test_accuracy"] == theirs["test_accuracy"]
+    assert (plain == attacked) == (method == "local")
+
+
+def test_an_attacker_of_fedamp_is_judged_by_what_it_trained():
+    alone = {"fedamp": {"self_weight": 1.0, "weight": 0.0}}  # nobody hears anybody
+    found = []
+    for seats in ({}, FLIPS):
+        setting = tiny(seats=seats, options=alone)
+        found.append(run_one(lambda: World.of(setting), setting, "fedamp", silent))  # noqa: B023
+    for mine, theirs in zip(*(record["rounds"] for record in found), strict=True):
+        assert mine["test_accuracy"] == theirs["test_accuracy"]
+        assert mine["validation_accuracy"] == theirs["validation_accuracy"]
+
+
 @pytest.mark.parametrize("attack", ["shuffle", "gaussian"])
 def test_random_attacks_are_the_same_every_time_and_new_every_round(attack):
     world = World.of(tiny(seats={1: {"attack": attack}}))
@@ -129,10 +171,16 @@ def test_an_unknown_attack_is_named():
         GridSites(World.of(tiny(seats={1: {"attack": "bribe"}})))
 
 
-def test_random_labels_are_the_same_labels_on_other_samples():
+def test_random_labels_are_the_same_labels_on_other_samples(monkeypatch):
     options = {"split": "clusters", "institution": 0, "institutions": 2, "samples": 200}
     task = load_task("digits", **options)
     noise = RandomLabels(load_task("digits", **options)).data()
+    wrapped = RandomLabels(task)
+    assert wrapped.stand_in() == task.stand_in()
+    monkeypatch.setattr(type(task), "stand_in", lambda self: True)
+    monkeypatch.setattr(type(task), "judged_at_once", 7)
+    assert RandomLabels(task).stand_in()
+    assert RandomLabels(task).judged_at_once == 7
     for part in ("train", "validation", "test"):
         true, dealt = getattr(task.data(), part), getattr(noise, part)
         assert torch.equal(true.inputs, dealt.inputs)

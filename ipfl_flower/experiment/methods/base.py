@@ -59,10 +59,13 @@ class Sites(Protocol):
     samples: NDArray[np.int64]
     initial: Vector
 
-    def train(self, number: int, orders: Sequence[Order]) -> Matrix:
+    def train(self, number: int, orders: Sequence[Order], *, sent: bool = True) -> Matrix:
         """Let every institution train for one round's steps; return the models, (m, D).
 
-        Batches depend on institution and round `number` alone: all methods draw the same.
+        Batches depend on institution and round `number` alone: all methods draw the same. An
+        attacker alters what is `sent`, and its own model stays what it trained: a start, or a model
+        to be judged, that equals what it sent means its own. A model that isn't sent is for nobody
+        but the institution itself, and is never altered.
         """
         ...
 

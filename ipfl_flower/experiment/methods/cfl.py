@@ -14,6 +14,8 @@ from ipfl_flower.experiment.methods.arithmetic import check_finite, cosines, gra
 from ipfl_flower.experiment.methods.base import Method, Order, Played, Sites, Vector
 
 _STATIONARY_SHARE = 0.25
+# Of the length that the mean of independent updates has: so much shorter, they pull apart.
+_NOISE_SHARE = 0.75
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,9 @@ class CflOptions:
     stationary
         ε1: its mean update must be shorter than this, in units of a parameter's. None: than a
         quarter of its longest update, the ratio of the authors' ε1 = 0.4 and ε2 = 1.6, which fit
-        their model and steps alone.
+        their model and steps alone; and than 3/4 of what it would be if updates were independent,
+        √(Σ w_i² ‖Δ_i‖²). That falls with 1/√m: from 16 members on, the mean of noise alone is
+        shorter than a quarter, and would split members that are alike.
     apart
         ε2: its longest update must be longer than this.
     gamma_max
@@ -96,7 +100,9 @@ class Cfl(Method):
         mean = float(np.sqrt((weights @ products @ weights).clip(min=0.0)))
         longest = float(np.sqrt(np.diagonal(products).max()))
         given = self.options.stationary
-        stationary = _STATIONARY_SHARE * longest if given is None else given
+        noise = float(np.sqrt(weights**2 @ np.diagonal(products)))
+        default = min(_STATIONARY_SHARE * longest, _NOISE_SHARE * noise)
+        stationary = default if given is None else given
         if mean >= stationary or longest <= self.options.apart:
             return [members]
         cosine = cosines(products)

@@ -46,7 +46,7 @@ class Ditto(Method):
         trained = self.sites.train(number, [Order(near)] * count)
         check_finite(trained, number)
         self._personal = self.sites.train(
-            number, [Order(start, near, self.options.weight / 2) for start in own]
+            number, [Order(start, near, self.options.weight / 2) for start in own], sent=False
         )
         check_finite(self._personal, number)
         self._shared = average(trained, self.sites.samples)

@@ -20,6 +20,6 @@ class Local(Method):
         """Train on; nobody imports anything."""
         count = len(self.sites.samples)
         starts = [self.sites.initial] * count if self._models is None else list(self._models)
-        self._models = self.sites.train(number, [Order(start) for start in starts])
+        self._models = self.sites.train(number, [Order(start) for start in starts], sent=False)
         check_finite(self._models, number)
         return Played(self._models, self._models, np.zeros((count, count), dtype=bool))

@@ -1,4 +1,7 @@
-"""The paper's CNN on CIFAR-10 and Fashion-MNIST, in three splits."""
+"""The paper's CNN on CIFAR-10 and Fashion-MNIST, in three splits.
+
+The paper's η, 5, is absolute; here it is relative to ‖v‖² and capped, see `settings.paper`.
+"""
 
 from typing import Any, Final
 

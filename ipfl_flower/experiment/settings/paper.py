@@ -3,6 +3,12 @@
 They are the paper's in clients, models, steps, λ and η (mechanism.md, section 9); what it leaves
 open is said where it is chosen. Data that can't be had is replaced by what a task has in its place,
 and results say so.
+
+η has the paper's numbers, not its meaning. The paper's is absolute: θ̄ = θ − η Σ_j w_j ∇d. Here,
+with cosine, the step is the shorter of η ‖v‖² and ‖v‖ / ‖Σ_j w_j ∇d‖ (mechanism.md, section 6):
+relative to the update v, and never moving a model further than v is long, so that one η fits every
+model. With the paper's numbers the cap decides wherever ‖v‖ ‖Σ_j w_j ∇d‖ ≥ 1/η, which leaves little
+but sellers whose updates point the buyer's way: 5 and 5000 are nearly the same.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,7 +43,7 @@ def paper_setting(  # one argument for each column of the paper's table
         ``[task]`` tables of the institutions, without seeds.
     sgd : Sgd
     distance_weight, eta : float
-        λ and η of the preset "paper"; "recommended" keeps its own.
+        λ and η of the preset "paper"; "recommended" keeps its own. η is relative, see above.
     groups : sequence of int, optional
         Of each institution.
 

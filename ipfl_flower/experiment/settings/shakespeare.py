@@ -1,4 +1,8 @@
-"""The next character by role: Shakespeare."""
+"""The next character by role: Shakespeare.
+
+The paper's η, 5000, is absolute; here it is relative to ‖v‖² and capped, so the cap decides, and it
+is no larger a step than 5 is elsewhere (see `settings.paper`).
+"""
 
 import dataclasses
 from typing import Any
