@@ -231,6 +231,15 @@ def test_markets_in_documents_are_valid(document):
             assert Settings.read(tomllib.loads(block))
 
 
+@pytest.mark.parametrize("file", tracked("deploy/compose/*.yml"))
+def test_a_compose_file_explains_the_variables_that_it_reads(file):
+    lines = text(file).splitlines()
+    explained = "\n".join(lines[: next(i for i, line in enumerate(lines) if line[:2] == "x-")])
+    read = set(re.findall(r"\$\{(\w+)", text(file)))
+    assert read
+    assert {name for name in read if not re.search(rf"\b{name}\b", explained)} == set()
+
+
 def _commands(command, path):
     below = command.commands if isinstance(command, click.Group) else {}
     yield path, command
