@@ -1,4 +1,4 @@
-"""What dishonest institutions send in place of their models (the paper's Figure 4)."""
+"""What dishonest institutions send in place of their models (mechanism.md §9, Figure 4)."""
 
 from collections.abc import Callable
 from typing import Final, TypeAlias

@@ -15,7 +15,7 @@ from ipfl_flower.experiment.world import World
 from ipfl_flower.tasks import load_task, typefaces
 from ipfl_flower.tasks.fashion_mnist import DEBIAN_FOLDER
 
-# The paper's: clients, local iterations, λ, η, hidden groups.
+# mechanism.md, section 9: clients, local iterations, λ, η, hidden groups.
 TABLE = {
     "cifar10_niid": (10, 200, 0.001, 5, None),
     "cifar10_cluster": (9, 200, 2, 5, 3),

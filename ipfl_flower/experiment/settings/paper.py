@@ -1,6 +1,6 @@
 """What the paper's eleven tasks have in common, and how each is made small for a quick run.
 
-They are the paper's in clients, models, steps, λ and η; what it leaves
+They are the paper's in clients, models, steps, λ and η (mechanism.md, section 9); what it leaves
 open is said where it is chosen. Data that can't be had is replaced by what a task has in its place,
 and results say so.
 """
