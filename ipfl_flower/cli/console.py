@@ -31,7 +31,7 @@ class _ServeByDefault(TyperGroup):
 console_app = typer.Typer(
     cls=_ServeByDefault,
     no_args_is_help=True,
-    help="Show a market in the browser: ipfl console LEDGER.",
+    help="Show a market in the browser: ipfl console LEDGER, short for ipfl console serve LEDGER.",
 )
 
 

@@ -13,7 +13,9 @@ from ipfl_flower.cli.money import credits_text
 from ipfl_flower.cli.receipts import ReceiptsFolder, audit_receipts
 from ipfl_flower.ledger import Ledger, restore, upgrade
 
-ledger_app = typer.Typer(no_args_is_help=True, help="Look at a market's ledger and check it.")
+ledger_app = typer.Typer(
+    no_args_is_help=True, help="A market's ledger: look at it, check it, back it up, upgrade it."
+)
 
 LedgerFile = Annotated[str, typer.Argument(help="The ledger: a file or a database URL.")]
 ExportFormat: TypeAlias = Literal["csv", "jsonl"]

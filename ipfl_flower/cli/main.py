@@ -45,7 +45,7 @@ from ipfl_flower.settings import SettingsError
 cli = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="A market for privately trained models, on Flower.",
+    help="A market for privately trained models, on Flower. Begin with: ipfl demo.",
 )
 cli.add_typer(ledger_app, name="ledger")
 cli.add_typer(receipts_app, name="receipts")

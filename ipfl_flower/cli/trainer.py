@@ -18,7 +18,7 @@ def trainer(
     *,
     listen: Annotated[
         str | None,
-        typer.Option(help="unix:///path or host:port.  [default: trainer.sock beside the file]"),
+        typer.Option(help="unix:///path or host:port; default: trainer.sock beside the file."),
     ] = None,
     certificate: Annotated[Path | None, typer.Option(help="The trainer's own, PEM.")] = None,
     key: Annotated[Path | None, typer.Option(help="Of the certificate, PEM.")] = None,

@@ -1,6 +1,6 @@
 """The ledger: the market's durable, append-only record, one transaction a step.
 
-A round is a state machine whose every transition is one commit (architecture.md, "Durability").
+A round is a state machine whose every transition is one commit.
 Each step can be repeated with the same content, which then changes nothing: after a crash the
 server says again what it was about to say. The same step with other content is refused.
 """

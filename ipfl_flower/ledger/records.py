@@ -24,7 +24,7 @@ class EnrolmentError(LedgerError):
 
 
 class State(StrEnum):
-    """Where a round stands (architecture.md, "Public shapes")."""
+    """Where a round stands."""
 
     OPEN = "OPEN"
     COLLECTING = "COLLECTING"

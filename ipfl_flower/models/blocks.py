@@ -2,8 +2,8 @@
 
 Every parameter is rounded to float32 inside a block *after* the reference was subtracted from it:
 models share a starting point, and what tells them apart lies in the digits that a product of whole
-models loses (architecture.md, Numbers). Blocks go over several tensors, of several dtypes, where
-these are small.
+models loses (docs/adr/0003). Blocks go over several tensors, of several dtypes, where these are
+small.
 
 Rows are read into a block with ``preadv``, not mapped: the memory of the process is then its
 buffers', without an ``madvise`` for every piece (which costs the same time), and a file that was
