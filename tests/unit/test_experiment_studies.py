@@ -366,6 +366,7 @@ def record_of(method, accuracies, *, setting="moon", seed=0, utilities=(1.0, 2.0
         {
             "test_accuracy": a,
             "last_test_accuracy": a,
+            "better_test_accuracy": a,
             "utility": u,
             "honest": True,
             "samples": n,
@@ -402,6 +403,10 @@ def test_where_the_market_is_not_best_is_said():
     assert "iPFL is best: 75.0 % against 60.0 %" in verdict(rows([*records[:2], records[3]]))
     same = [records[0], record_of("local", (0.8, 0.7))]
     assert "iPFL is level with the best of the others" in verdict(rows(same))
+    chosen = record_of("ditto", (0.6, 0.6))
+    for institution in chosen["institutions"]:  # with the market's own choice between two models
+        institution["better_test_accuracy"] = 0.85
+    assert "75.0 % against 85.0 % of `ditto`" in verdict(rows([records[0], chosen]))
     finding = tasks(records, {"sun": "no data"})
     assert finding.said[-1] == "`sun`: **not played**: no data"
     assert "**80.0**" in finding.tables[0].rows[0]
