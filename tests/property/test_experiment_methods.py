@@ -103,8 +103,8 @@ def test_the_same_play_gives_the_same_bits(name, options):
 @each_method
 def test_a_model_that_is_no_number_is_named(name, options):
     class Diverging(QuadraticSites):
-        def train(self, number, orders):
-            models = super().train(number, orders)
+        def train(self, number, orders, *, sent=True):
+            models = super().train(number, orders, sent=sent)
             if number == 1:
                 models[2, 3] = np.nan
             return models
