@@ -61,7 +61,9 @@ def test_only_a_bundle_that_the_institution_allowed_runs_there(market, tmp_path)
         assert len(started) in (2, 3), supervised
         supernode.send_signal(signal.SIGTERM)
         assert supernode.wait(30) == 0
-        assert [process for process in started if process.is_running()] == []
+        # One that was killed may wait for the machine's first process to note it.
+        left = [p for p in started if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+        assert left == []
         assert "Traceback" not in log.read_text()
 
 
