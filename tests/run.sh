@@ -6,6 +6,8 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 bin=.venv/bin
 log=build/test-e2e.log
+# What starts real markets, and what trains for minutes, which is slow where coverage is measured.
+real='(e2e or gates) and not containers and not cluster'
 mkdir -p build
 
 half() { # pytest says 5 when it is given no test, by -k for one
@@ -18,8 +20,8 @@ real_markets() {
     # Processes of real markets share the machine with all the rest: what fails is played once more,
     # and counts as failed if it does so again. Both are in the log.
     local cache=(-o cache_dir=build/e2e-cache)
-    half $bin/python -m pytest -m 'e2e and not containers and not cluster' "${cache[@]}" "$@" ||
-        half $bin/python -m pytest -m 'e2e and not containers and not cluster' "${cache[@]}" \
+    half $bin/python -m pytest -m "$real" "${cache[@]}" "$@" ||
+        half $bin/python -m pytest -m "$real" "${cache[@]}" \
             --last-failed --last-failed-no-failures none "$@" || return
     # Whether a hostile client app finds data to read is seen in a container alone. In CI it is one of
     # the container tests, which run beside this.
@@ -32,7 +34,7 @@ e2e=$!
 trap 'kill $e2e 2>/dev/null' EXIT
 failed=0
 $bin/coverage erase
-half $bin/coverage run -m pytest -m 'not e2e and not containers and not cluster' "$@" || failed=$?
+half $bin/coverage run -m pytest -m "not ($real) and not containers and not cluster" "$@" || failed=$?
 echo "waiting for the tests of real markets: $log"
 wait $e2e || failed=$?
 trap - EXIT
