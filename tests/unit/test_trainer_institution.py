@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ipfl_flower.market import Terms
+from ipfl_flower.tasks import TASKS
 from ipfl_flower.trainer import Institution, InstitutionError
 from ipfl_flower.trainer.proximal import Sgd
 
@@ -133,7 +134,7 @@ def test_an_absolute_state_dir_stays(tmp_path):
         (
             '"digits"',
             '"digit"',
-            "task.name 'digit' is not known: choose from digits, fashion_mnist",
+            f"task.name 'digit' is not known: choose from {', '.join(sorted(TASKS))}",
         ),
         ('"digits"', "3", "task.name must be a string, is 3"),
         ("samples = 60", "samples = 0", "task.samples must be ≥ 1, is 0"),
