@@ -141,7 +141,7 @@ def test_initial_as_a_program_writes_the_same_model(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--task", "digit"], "error: task.name 'digit' is not known: choose from digits"),
+        (["--task", "digit"], "error: task.name 'digit' is not known: choose from cifar10, digits"),
         (["--task", "digits", "--model", "cnn"], "error: task.model is not a setting"),
     ],
 )

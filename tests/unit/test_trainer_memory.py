@@ -10,6 +10,11 @@ import pytest
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "bench_trainer.py"
 
 
+def least_peak(*arguments):
+    """Return the least peak of three processes: what the system adds differs when it is busy."""
+    return min(peak(*arguments) for _ in range(3))
+
+
 def peak(*arguments):
     """Return the peak of a process that trains, without its imports, in models."""
     command = [sys.executable, str(BENCHMARK), "--one", "--parameters", "40", *arguments]
@@ -24,10 +29,10 @@ def peak(*arguments):
 @pytest.mark.timeout(300)  # a machine that others use takes minutes
 @pytest.mark.parametrize("start", ["own", "centre"])
 def test_a_round_with_a_centre_takes_less_than_three_models(start):
-    assert 2 < peak("--start", start) < 3
+    assert 2 < least_peak("--start", start) < 3
 
 
 @pytest.mark.timeout(300)
 def test_momentum_takes_one_more():
     # Layers above 32 MiB: smaller blocks stay with malloc when they are freed.
-    assert 3 < peak("--momentum", "0.9", "--layers", "4") < 4
+    assert 3 < least_peak("--momentum", "0.9", "--layers", "4") < 4
