@@ -80,8 +80,10 @@ def play(played: Played, watcher: Watcher) -> None:
     demo = played.project
     settled(watcher, 0)
     with held(demo, "birch-trainer"):
-        begun = collecting(watcher, 1, "alder", "birch")
-        demo.crash("alder-supernode", "alder-trainer")
+        with held(demo, "alder-trainer"):
+            begun = collecting(watcher, 1, "alder", "birch")
+            demo.crash("alder-supernode")
+        demo.crash("alder-trainer")
         played.hit["killed"] = watcher.now()
         demo.compose("stop", "birch-supernode")
         played.hit["stopped"] = watcher.now()
@@ -89,9 +91,11 @@ def play(played: Played, watcher: Watcher) -> None:
     settled(watcher, begun["round"])
 
     with held(demo, "cedar-trainer"):
-        begun = collecting(watcher, begun["round"] + 1, "cedar", "elm")
-        # By the engine, which doesn't start it again.
-        demo.compose("kill", "elm-supernode", "elm-trainer")
+        with held(demo, "elm-trainer"):
+            begun = collecting(watcher, begun["round"] + 1, "cedar", "elm")
+            # By the engine, which doesn't start it again.
+            demo.compose("kill", "elm-supernode")
+        demo.compose("kill", "elm-trainer")
         played.hit["killed for longer"] = watcher.now()
         network, supernode = demo.volume("cedar"), demo.container("cedar-supernode")["Id"]
         docker("network", "disconnect", network, supernode)
@@ -103,9 +107,10 @@ def play(played: Played, watcher: Watcher) -> None:
     demo.compose("start", "elm-trainer", "elm-supernode")
     wait_while_held(demo, lambda: is_healthy(demo, "elm-supernode"), "alder", "birch", "cedar")
 
-    begun = collecting(watcher, begun["round"] + 1, "elm")
-    demo.crash("superlink", "executor", "run")
-    played.hit["operator killed"] = watcher.now()
+    with held(demo, "elm-trainer"):
+        begun = collecting(watcher, begun["round"] + 1, "elm")
+        demo.crash("superlink", "executor", "run")
+        played.hit["operator killed"] = watcher.now()
     settled(watcher, begun["round"])
 
     demo.wait_for("the market has ended", lambda: ended(demo), ROUNDS * ROUND_DEADLINE_S)
