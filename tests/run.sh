@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs the tests in two halves, side by side: those that start real markets mostly wait. With
+# Runs the tests in two halves, side by side: those that start real markets mostly wait. What fails is
+# played once more, when less runs beside it, and counts as failed if it fails again. With
 # arguments for pytest. What needs a Docker engine is `make test-containers`, and of that the isolation of
 # data also here, where there is one.
 set -uo pipefail
@@ -34,9 +35,17 @@ e2e=$!
 trap 'kill $e2e 2>/dev/null' EXIT
 failed=0
 $bin/coverage erase
-half $bin/coverage run -m pytest -m "not ($real) and not containers and not cluster" "$@" || failed=$?
+units="not ($real) and not containers and not cluster"
+units_cache=(-o cache_dir=build/units-cache)
+half $bin/coverage run -m pytest -m "$units" "${units_cache[@]}" "$@" || failed=$?
 echo "waiting for the tests of real markets: $log"
-wait $e2e || failed=$?
+wait $e2e || real_failed=$?
 trap - EXIT
 cat $log
-exit $failed
+if [ $failed -ne 0 ]; then
+    # Now that nothing else runs here: who fails again has failed.
+    failed=0
+    half $bin/python -m pytest -m "$units" "${units_cache[@]}" \
+        --last-failed --last-failed-no-failures none "$@" || failed=$?
+fi
+exit $((failed ? failed : ${real_failed:-0}))
