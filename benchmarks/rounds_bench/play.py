@@ -199,7 +199,9 @@ def wait(
                 status = fleet.flower.run_status(run)
             except LaunchError:  # a SuperLink under load has better things to do
                 continue
-            if status.startswith("finished") and ended() is None:
-                raise LaunchError(f"Flower says {status}: {fleet.flower.run_log(run)}")
+            if status.startswith("finished"):
+                if (result := ended()) is None:
+                    raise LaunchError(f"Flower says {status}: {fleet.flower.run_log(run)}")
+                break
         time.sleep(LOOK_EVERY_S)
     return result
