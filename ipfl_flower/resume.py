@@ -178,7 +178,7 @@ def _require_same_distances(
     bank: ModelBank, gram: NDArray[np.float64], settlement: Settlement, settings: Settings
 ) -> None:
     index = np.ix_(settlement.participants, settlement.participants)
-    again = market.distances(gram[index], settings.distance)
+    again = market.distances(gram[index], settings.distance, settings.reference, settlement.active)
     if not np.array_equal(again, settlement.distances, equal_nan=True):
         bank.close()
         raise ResumeError(

@@ -6,7 +6,7 @@ configuration. Keys are written with hyphens there; an empty string means "as th
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -37,6 +37,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
+IMPLIED: Final[Mapping[str, Any]] = {"reference": "initial"}
+"""What a contract means that doesn't name it: settings that are younger than some ledgers."""
+
 
 class SettingsError(ValueError):
     """A setting is missing, unknown or out of its range; the message names it and the fix."""
@@ -65,6 +68,9 @@ class Settings(BaseModel):
         The cap on N_j / N_i (§8).
     distance, centre : {"cosine", "l2"}
         The distance that the market uses, and the one whose gradient makes the prox-centre.
+    reference : {"initial", "mean"}
+        What updates are measured from in the market's cosine distances: θ⁰, or the mean update
+        (`market.rebased`). With "mean" institutions that are all alike hardly trade.
     eta : float or "auto"
         The prox step (§6): relative to ‖v_i‖² for cosine.
     start : {"own", "centre"}
@@ -108,6 +114,7 @@ class Settings(BaseModel):
     max_volume_ratio: float = Field(default=10.0, gt=0, allow_inf_nan=False)
     distance: Kind
     centre: Kind
+    reference: Literal["initial", "mean"] = "initial"
     eta: float | Literal["auto"]
     start: Literal["own", "centre"]
     prox_weight: float | Literal["auto"]
@@ -127,6 +134,10 @@ class Settings(BaseModel):
                 raise ValueError('eta = "auto" needs centre = "l2": give eta a number')
         elif not 0 < self.eta < float("inf"):
             raise ValueError(f"eta must be positive, is {self.eta:g}")
+        if self.reference == "mean" and self.distance == "l2":
+            raise ValueError(
+                'reference = "mean" needs distance = "cosine": l2 does not depend on the reference'
+            )
         if self.prox_weight != "auto" and not 0 <= self.prox_weight < float("inf"):
             raise ValueError(f"prox-weight must not be negative, is {self.prox_weight:g}")
         for name, path in (
@@ -181,21 +192,26 @@ class Settings(BaseModel):
         return self.receipt_key or self.models_dir.parent / "receipt.key"
 
     def contract(self) -> dict[str, Any]:
-        """Return what may not change while a market lives: the ledger keeps and compares it."""
+        """Return what may not change while a market lives: the ledger keeps and compares it.
+
+        What is as in `IMPLIED` is left out, so that older ledgers have the same contract.
+        """
         rules = self.rules()
-        return {
+        contract = {
             "selection": rules.selection,
             "payment": rules.payment,
             "distance-weight": self.distance_weight,
             "max-volume-ratio": self.max_volume_ratio,
             "distance": self.distance,
             "centre": self.centre,
+            "reference": self.reference,
             "eta": self.eta,
             "start": self.start,
             "prox-weight": self.prox_weight,
             "samples-max": self.samples_max,
             "micro-per-credit": MICRO,
         }
+        return {k: v for k, v in contract.items() if k not in IMPLIED or IMPLIED[k] != v}
 
 
 def _line(item: Any) -> str:

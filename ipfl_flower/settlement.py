@@ -51,7 +51,7 @@ def settle(
     terms = tuple(reports[i].terms for i in participants)
     active = np.array([not reports[i].leaving for i in participants], dtype=bool)
     rules = settings.rules()
-    distances = market.distances(gram[index], settings.distance)
+    distances = market.distances(gram[index], settings.distance, settings.reference, active)
     clearing = market.clear(terms, distances, rules, active)
     violations = market.check(terms, distances, rules, clearing, active)
     if violations:

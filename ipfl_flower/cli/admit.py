@@ -23,7 +23,7 @@ from ipfl_flower.cli.versions import check_versions, own_versions
 from ipfl_flower.ledger import Ledger
 from ipfl_flower.notary import OPERATOR_KEY
 from ipfl_flower.receipts import load_or_make_key, public_hex
-from ipfl_flower.settings import Settings
+from ipfl_flower.settings import IMPLIED, Settings
 from ipfl_flower.trainer_api import Address, AddressError
 
 MarketFile = Annotated[
@@ -196,10 +196,11 @@ def operator_key(ledger: Ledger, settings: Settings) -> Ed25519PrivateKey:
     file, recorded = settings.receipt_key_file, ledger.settings
     if recorded is None:
         return load_or_make_key(file)
-    for name, value in settings.contract().items():
-        if recorded.get(name) != value:
+    held = {**IMPLIED, **recorded}
+    for name, value in {**IMPLIED, **settings.contract()}.items():
+        if held.get(name) != value:
             raise KitError(
-                f"{name} is {value!r} in the settings and {recorded.get(name)!r} in the market "
+                f"{name} is {value!r} in the settings and {held.get(name)!r} in the market "
                 f"that {ledger.name} holds: use the settings that it began with"
             )
     if not file.exists():

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ipfl_flower.market import Rules, Terms, distances
 from ipfl_flower.market.clearing import set_gains, utilities
 from ipfl_flower.market.gain import Bools, Floats
-from ipfl_flower.market.mixing import Kind
+from ipfl_flower.market.mixing import Base, Kind
 from ipfl_flower.market.offers import make_offers
 from ipfl_flower.models import ModelBank, Reference
 
@@ -80,23 +80,25 @@ def books(
 
 
 def distances_of(
-    models: NDArray[np.float32], reference: Reference, folder: Path, kind: Kind
+    models: NDArray[np.float32], initial: Reference, folder: Path, kind: Kind, reference: Base
 ) -> Floats:
     """Return d_ij of the models that a round trained, as the market would (mechanism.md §2).
 
     Parameters
     ----------
     models : float32 (m, D)
-    reference : Reference
-        θ_ref.
+    initial : Reference
+        θ⁰.
     folder : Path
         Where a bank may lie for the moment.
     kind : {"cosine", "l2"}
+    reference : {"initial", "mean"}
+        What updates are measured from.
     """
-    bank = ModelBank(folder / "economics.bank", reference.layout, len(models), reference, threads=1)
+    bank = ModelBank(folder / "economics.bank", initial.layout, len(models), initial, threads=1)
     try:
         for i, model in enumerate(models):
-            bank.put(i, reference.layout.restore(model.view(np.uint8)))
-        return distances(bank.gram(), kind)
+            bank.put(i, initial.layout.restore(model.view(np.uint8)))
+        return distances(bank.gram(), kind, reference)
     finally:
         bank.delete()

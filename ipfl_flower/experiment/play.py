@@ -170,7 +170,9 @@ def play_method(
         for number in range(world.setting.rounds):
             played = method.play(number)
             judged, trained = _judge(sites, played)
-            apart = distances_of(played.trained, reference, folder, settings.distance)
+            apart = distances_of(
+                played.trained, reference, folder, settings.distance, settings.reference
+            )
             account = books(world.truth, apart, played.imports, settings.rules())
             better = [_better(*pair) for pair in zip(judged, trained, strict=True)]
             nothing: list[Judgement | None] = [None] * len(judged)

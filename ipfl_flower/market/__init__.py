@@ -2,7 +2,7 @@
 
 from ipfl_flower.market.clearing import MICRO, Clearing, clear
 from ipfl_flower.market.invariants import Violation, check
-from ipfl_flower.market.mixing import Mixing, MixingError, distances, mixing_matrix
+from ipfl_flower.market.mixing import Mixing, MixingError, distances, mixing_matrix, rebased
 from ipfl_flower.market.offers import ClearingError
 from ipfl_flower.market.selection import threshold
 from ipfl_flower.market.terms import Rules, RulesError, Terms, TermsError
@@ -22,5 +22,6 @@ __all__ = [
     "clear",
     "distances",
     "mixing_matrix",
+    "rebased",
     "threshold",
 ]

@@ -5,7 +5,7 @@ mechanism.md §2 and §6. Both ways the m × m Gram matrix V Vᵀ is all that is
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf
+from math import fsum, inf
 from typing import Final, Literal, TypeAlias
 
 import numpy as np
@@ -16,9 +16,15 @@ from ipfl_flower.market.offers import clamped_volumes
 from ipfl_flower.market.terms import Terms
 
 Kind: TypeAlias = Literal["cosine", "l2"]
+Base: TypeAlias = Literal["initial", "mean"]
 
 _ZERO: Final = 1e-30
 _ZERO_RELATIVE: Final = 1e-12
+# Of two updates the cosine is always −1 once their mean is subtracted: it says nothing.
+_REBASED_LEAST: Final = 3
+# ‖v'‖² at most so much is the mean itself: float32 models give cosines to some 5e-8, which is then
+# no longer small beside it.
+_REBASED_ZERO: Final = 1e-5
 
 
 class MixingError(ValueError):
@@ -41,7 +47,9 @@ class Mixing:
     eta: Floats
 
 
-def distances(gram: ArrayLike, kind: Kind) -> Floats:
+def distances(
+    gram: ArrayLike, kind: Kind, reference: Base = "initial", active: ArrayLike | None = None
+) -> Floats:
     """Return d_ij from the Gram matrix of the updates (mechanism.md §2).
 
     Parameters
@@ -50,6 +58,10 @@ def distances(gram: ArrayLike, kind: Kind) -> Floats:
         v_i · v_j.
     kind : {"cosine", "l2"}
         1 − cos(v_i, v_j), or ‖v_i − v_j‖².
+    reference : {"initial", "mean"}
+        What updates are measured from: θ⁰, or with "cosine" also the mean update (`rebased`).
+    active : bool (m,), optional
+        Whose updates make the mean; by default everybody's.
 
     Returns
     -------
@@ -57,22 +69,25 @@ def distances(gram: ArrayLike, kind: Kind) -> Floats:
         Symmetric, 0 on the diagonal, ≥ 0; cosine distances ≤ 2. The row and the column of an update
         that can't be traded are NaN: one whose ‖v‖² is not finite, or is zero as far as float32
         models can tell, at most 10⁻¹² times the median of the round's positive ones (a millionth of
-        the usual length is rounding) or 10⁻³⁰.
+        the usual length is rounding) or 10⁻³⁰. With "mean" also one that is the mean (`rebased`).
 
     Raises
     ------
     MixingError
-        If `gram` is not square or `kind` unknown.
+        If a shape is wrong, `kind` or `reference` unknown, or l2 is measured from the mean.
     """
     products = _square(gram)
     _check_kind(kind)
+    if reference == "mean" and kind == "cosine":
+        products = rebased(products, active)
+    elif reference != "initial":
+        raise MixingError(f"reference is {reference!r}: choose initial, or with cosine mean")
     squares = np.diagonal(products)
     usable = _usable(squares)
     with np.errstate(over="ignore", invalid="ignore"):
         products = products / 2.0 + products.T / 2.0
         if kind == "cosine":
-            lengths = np.sqrt(np.where(usable, squares, 1.0))
-            result = np.clip(1.0 - products / (lengths[:, None] * lengths), 0.0, 2.0)
+            result = np.clip(1.0 - _cosines(products, usable), 0.0, 2.0)
         else:
             result = np.maximum(squares[:, None] + squares - 2.0 * products, 0.0)
     result = np.where(np.isfinite(result), result, np.nan)
@@ -80,6 +95,60 @@ def distances(gram: ArrayLike, kind: Kind) -> Floats:
     own = np.flatnonzero(usable)
     result[own, own] = 0.0
     return result
+
+
+def rebased(gram: ArrayLike, active: ArrayLike | None = None) -> Floats:
+    """Return the Gram matrix of the unit updates less their mean (mechanism.md §2).
+
+    u_i = v_i / ‖v_i‖ and v'_i = u_i − (1/n) Σ_k u_k over the n active institutions whose updates
+    are usable, so C' = H C H with the cosines C and the centring matrix H. Of unit updates each has
+    a share of 1/n in the mean, however large its model is; whoever plays k institutions has k/n.
+
+    This is for models whose updates share a large part that says nothing, as those of adapters and
+    of fine-tuning do: it hides who is alike, and goes with the mean. It has a price. Where all are
+    alike (IID), the common part is what shows it: without it all distances are about 1 + 1/(n − 1),
+    and with λ ≥ V/2 nobody buys at d ≥ 1. Hence it is not the default.
+
+    Parameters
+    ----------
+    gram : float64 (m, m)
+        v_i · v_j.
+    active : bool (m,), optional
+        Whose updates make the mean; by default everybody's.
+
+    Returns
+    -------
+    float64 (m, m)
+        v'_i · v'_j, symmetric, of length² ≤ 4; the same bits in any order of the institutions. Rows
+        and columns of zeros: an update that is not usable (`distances`), or is the mean:
+        ‖v'_i‖² ≤ 10⁻⁵, a length of 0.3 %, of which float32 models leave too few digits to tell a
+        direction. So nobody trades where all updates are the same. With n < 3, `gram` itself: of
+        two updates the cosine would always be −1.
+
+    Raises
+    ------
+    MixingError
+        If `gram` is not square or `active` of another size.
+    """
+    products = _square(gram)
+    m = len(products)
+    present = np.ones(m, dtype=bool) if active is None else np.asarray(active)
+    if present.shape != (m,) or present.dtype != np.bool_:
+        raise MixingError(f"active is {present.dtype} {present.shape}: it must be bool ({m},)")
+    usable = _usable(np.diagonal(products))
+    members = np.flatnonzero(usable & present)
+    n = len(members)
+    if n < _REBASED_LEAST:
+        return products
+    with np.errstate(over="ignore", invalid="ignore"):
+        products = products / 2.0 + products.T / 2.0
+        cosines = np.clip(_cosines(products, usable), -1.0, 1.0)
+        np.fill_diagonal(cosines, 1.0)
+        # fsum is exact before it rounds: sums don't depend on the order.
+        along = np.array([fsum(row) / n for row in cosines[:, members]])  # u_i · mean
+        result = cosines - (along[:, None] + along) + fsum(along[members]) / n
+    usable &= np.diagonal(result) > _REBASED_ZERO
+    return np.where(usable[:, None] & usable, result, 0.0)
 
 
 def mixing_matrix(
@@ -93,7 +162,9 @@ def mixing_matrix(
 ) -> Mixing:
     """Return the mixtures that make the prox-centres (mechanism.md §6).
 
-    θ̄_i = θ_i − η_i Σ_j w_ij ∇_{θ_i} d_ij with w_ij = a_ij N_ij / N_i.
+    θ̄_i = θ_i − η_i Σ_j w_ij ∇_{θ_i} d_ij with w_ij = a_ij N_ij / N_i. Updates are those from θ⁰,
+    whatever the market's distances are measured from: the gradient of l2 doesn't depend on it, and
+    that of cosine is the paper's.
 
     Parameters
     ----------
@@ -166,6 +237,13 @@ def _cosine(weights: Floats, products: Floats, squares: Floats, eta: float) -> M
     mixture = relative[:, None] * weights * (lengths[:, None] / lengths)
     np.fill_diagonal(mixture, -relative * along)
     return Mixing(mixture, relative * squares)
+
+
+def _cosines(products: Floats, usable: Bools) -> Floats:
+    """Divide by the lengths, where they are usable."""
+    lengths = np.sqrt(np.where(usable, np.diagonal(products), 1.0))
+    cosines: Floats = products / (lengths[:, None] * lengths)
+    return cosines
 
 
 def _usable(squares: Floats) -> Bools:

@@ -39,6 +39,7 @@ CONTRACT: Final = {
     "operator-key": "public key that signs receipts",
     "payment": "how prices are made: critical or marginal",
     "prox-weight": "μ, how strongly training is held near the prox-centre",
+    "reference": "what updates are measured from for the distance: the first model, or their mean",
     "samples-max": "most samples that an institution may report",
     "selection": "how a buyer's models are chosen: exact, skip or greedy",
     "start": "where training starts when there is a centre",

@@ -260,6 +260,17 @@ def test_other_terms_than_the_markets_are_refused(settings, ledger):
         operator_key(ledger, settings)
 
 
+@pytest.mark.parametrize(("began", "now"), [("initial", "mean"), ("mean", "initial")])
+def test_another_reference_than_the_markets_is_refused(settings, ledger, began, now):
+    """The contract names only one of the two."""
+    first, then = (settings.model_copy(update={"reference": name}) for name in (began, now))
+    key = public_hex(operator_key(ledger, first).public_key())
+    ledger.begin({**first.contract(), OPERATOR_KEY: key})
+    operator_key(ledger, first)
+    with pytest.raises(KitError, match=f"reference is '{now}' .* and '{began}' in the market"):
+        operator_key(ledger, then)
+
+
 def test_the_terms_hold_the_contract_and_what_else_one_must_know(settings):
     said = terms(settings)
     assert settings.contract().items() <= said.items()

@@ -68,7 +68,7 @@ def test_distances_are_the_markets(tmp_path):
     updates = rng.normal(size=(3, size)).astype(np.float32)
     updates[2] = 0
     with closing(Reference(world.layout, world.initial, tmp_path)) as reference:
-        found = distances_of(origin + updates, reference, tmp_path, "cosine")
+        found = distances_of(origin + updates, reference, tmp_path, "cosine", "initial")
     cosine = updates[0] @ updates[1] / np.linalg.norm(updates[0]) / np.linalg.norm(updates[1])
     assert found[0, 1] == pytest.approx(1 - cosine, abs=1e-5)
     assert np.isnan(found[2]).all()

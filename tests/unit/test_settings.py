@@ -41,6 +41,11 @@ def test_a_given_value_wins_over_the_preset_and_an_empty_one_does_not():
         ({"eta": 0.0}, "eta must be positive, is 0"),
         ({"eta": float("inf")}, "eta must be positive, is inf"),
         ({"centre": "cosine"}, 'eta = "auto" needs centre = "l2"'),
+        ({"reference": "median"}, "setting reference: .*is 'median'"),
+        (
+            {"reference": "mean", "distance": "l2"},
+            'reference = "mean" needs distance = "cosine": l2 does not depend on the reference',
+        ),
         ({"prox-weight": -0.1}, "prox-weight must not be negative, is -0.1"),
         ({"models-dir": "models"}, "models-dir must be an absolute path, is models"),
         ({"receipt-key": "key"}, "receipt-key must be an absolute path, is key"),
@@ -77,3 +82,8 @@ def test_the_contract_leaves_out_where_things_lie_and_how_long_they_may_take():
     there = Settings.read({**PATHS, "ledger": "/n/ledger.db", "deadline-s": 5.0})
     assert here.contract() == there.contract()
     assert here.contract() != Settings.read({**PATHS, "distance-weight": 2.0}).contract()
+
+
+def test_the_contract_names_the_reference_only_where_it_is_not_what_older_ledgers_mean():
+    assert "reference" not in Settings.read(PATHS).contract()
+    assert Settings.read({**PATHS, "reference": "mean"}).contract()["reference"] == "mean"

@@ -558,12 +558,44 @@ def test_a_ledger_that_holds_a_market_is_played_on_only_when_told_so(market, tmp
         ({"distance-weight": 2.0}, "distance-weight was 5.0, is 2.0"),
         ({"mechanism": "paper"}, 'selection was "exact", is "greedy"'),
         ({"eta": 0.25}, 'eta was "auto", is 0.25'),
+        ({"reference": "mean"}, r'reference is new \("mean"\)'),
     ],
 )
 def test_a_market_is_not_resumed_under_other_rules(market, tmp_path, changed, said):
     market(four())
     with pytest.raises(LedgerError, match=said):
         market(four(), **again(tmp_path, resume=True, rounds=5, **changed))
+
+
+def test_a_ledger_from_before_there_was_a_reference_is_resumed(market, tmp_path):
+    institutions = four()
+    _, ledger = market(institutions)
+    # What a version wrote that knew no reference.
+    assert sorted(ledger.settings) == [
+        *("centre", "distance", "distance-weight", "eta", "initial-model", "layout"),
+        *("max-volume-ratio", "micro-per-credit", "operator-key", "payment", "prox-weight"),
+        *("samples-max", "selection", "start"),
+    ]
+    values = again(tmp_path, resume=True, rounds=4, reference="initial")
+    _, ledger = market(institutions, **values)
+    assert [item.state for item in ledger.rounds()] == [State.DELIVERED] * 4
+
+
+def test_a_market_measured_from_the_mean_stays_so(market, tmp_path):
+    """Two groups of two; the server dies before it has sent what a round brought."""
+    institutions = four()
+    market(institutions, reference="mean")
+    with pytest.raises(LedgerError, match=r'reference is missing \(was "mean"\)'):
+        market(institutions, **again(tmp_path, resume=True, rounds=5))
+    values = again(tmp_path, resume=True, rounds=5, reference="mean")
+    with pytest.raises(DiedError):
+        market(institutions, prepare=die_after("commit", 3), **values)
+    _, ledger = market(institutions, **values)
+    assert [item.state for item in ledger.rounds()] == [State.DELIVERED] * 5
+    for number in range(5):
+        apart = ledger.settlement(number).distances
+        assert apart[0, 2] < 1 < apart[0, 1]
+        assert apart[1, 3] < 1 < apart[2, 3]
 
 
 def test_a_market_is_not_resumed_with_another_model(market, tmp_path):
