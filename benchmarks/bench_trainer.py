@@ -31,7 +31,7 @@ from ipfl_flower.tasks.digits import Digits
 from ipfl_flower.tasks.images import CLASSES, SliceOptions
 from ipfl_flower.trainer import FitRequest, Institution, Trainer
 from ipfl_flower.trainer.arrays import to_arrays
-from ipfl_flower.trainer.proximal import Sgd
+from ipfl_flower.trainer.proximal import AdamW, Sgd
 
 QUICK = [(20, "own"), (20, "centre"), (50, "own")]
 FULL = [*QUICK, (125, "own"), (125, "centre")]
@@ -93,7 +93,9 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, float]:
         threads=given.threads,
         leaving=False,
         terms=Terms(samples=64, cost=0.05, eagerness=5000.0),
-        sgd=Sgd(iterations=2, batch_size=16, learning_rate=0.01, momentum=given.momentum),
+        sgd=AdamW(iterations=2, batch_size=16)
+        if given.adamw
+        else Sgd(iterations=2, batch_size=16, learning_rate=0.01, momentum=given.momentum),
         task=WideDigits.from_options(**options),
     )
     imported = memory_mib("VmRSS")
@@ -141,6 +143,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--start", choices=["own", "centre"], default="own")
     parser.add_argument("--momentum", type=float, default=0.0)
+    parser.add_argument("--adamw", action="store_true", help="in place of SGD")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
@@ -152,6 +155,7 @@ def main() -> None:
     largest = cases[-1][0]
     cases += [
         (largest, "own", ("--momentum", "0.9")),
+        (largest, "own", ("--adamw",)),
         (largest, "own", ("--layers", "1")),
         (1, "own", ("--dtype", "bfloat16")),  # a CPU multiplies it slowly
     ]

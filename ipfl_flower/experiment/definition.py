@@ -9,7 +9,7 @@ from math import inf
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
-from ipfl_flower.trainer.proximal import Sgd
+from ipfl_flower.trainer.proximal import Optimiser
 
 Role: TypeAlias = Literal["trader", "buyer", "seller", "noise", "attacker"]
 Economics: TypeAlias = Literal["paper", "cheap"]
@@ -81,7 +81,7 @@ class Setting:
         A line for people.
     seats : tuple of Seat
         The institutions, in the order of everything that is by institution.
-    sgd : Sgd
+    sgd : Sgd or AdamW
         How each trains in a round.
     rounds : int
     seed : int
@@ -101,7 +101,7 @@ class Setting:
     name: str
     title: str
     seats: tuple[Seat, ...]
-    sgd: Sgd
+    sgd: Optimiser
     rounds: int
     seed: int
     economics: Economics

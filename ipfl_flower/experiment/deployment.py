@@ -130,7 +130,8 @@ def write_institutions(world: World, folder: Path) -> list[Node]:
             "device": institution.device,
             "terms": {name: float(value) for name, value in terms.items()}
             | {"samples": institution.terms.samples},
-            "training": {name: value for name, value in sgd.items() if value is not None},
+            "training": {"optimizer": institution.sgd.name}
+            | {name: value for name, value in sgd.items() if value is not None},
             "task": {"name": _RANDOM_LABELS, "of": seat.task} if seat.random_labels else seat.task,
         }
         file.write_text(tomli_w.dumps(table), encoding="utf-8")

@@ -1,6 +1,6 @@
 """What the market is compared with: training alone, and FedAvg, with the same budget of steps.
 
-Both start at θ⁰, draw the same batches and take the same SGD steps a round as the market's
+Both start at θ⁰, draw the same batches and take the same steps a round as the market's
 institutions, and each institution reports the test accuracy at the round that its own validation
 data finds best.
 

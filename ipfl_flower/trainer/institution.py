@@ -2,19 +2,27 @@
 
 import re
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from ipfl_flower.market import Terms, TermsError
 from ipfl_flower.tasks import Task, TaskError, load_task
 from ipfl_flower.tasks.errors import one_line
 from ipfl_flower.trainer.errors import InstitutionError
 from ipfl_flower.trainer.limits import NO_LIMITS, Limits
-from ipfl_flower.trainer.proximal import Sgd
+from ipfl_flower.trainer.proximal import OPTIMISERS, Optimiser
 
 
 class _Table(BaseModel):
@@ -30,22 +38,48 @@ class _Terms(_Table):
     budget: float = Field(default=float("inf"), ge=0)
 
 
-class _Training(_Table):
-    """[training]: see :class:`Sgd`."""
+_Share: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
 
+
+class _Training(_Table):
+    """[training]: see :class:`Sgd` and :class:`AdamW`, which know what is left out."""
+
+    optimizer: Literal["sgd", "adamw"] = "sgd"
     iterations: int | None = Field(default=None, ge=1)
     epochs: int | None = Field(default=None, ge=1)
-    batch_size: int = Field(default=32, ge=1)
-    learning_rate: float = Field(default=0.05, gt=0, allow_inf_nan=False)
-    momentum: float = Field(default=0.0, ge=0, lt=1)
-    weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    batch_size: int | None = Field(default=None, ge=1)
+    learning_rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    momentum: _Share | None = None
+    betas: tuple[_Share, _Share] | None = Field(default=None, strict=False)  # TOML has arrays
+    epsilon: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    weight_decay: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     threads: int = Field(default=1, ge=1)
+
+    @field_validator("momentum", "betas", "epsilon")
+    @classmethod
+    def _of_the_optimizer(cls, value: Any, info: ValidationInfo) -> Any:
+        having = [
+            name
+            for name, kind in OPTIMISERS.items()
+            if info.field_name in {field.name for field in fields(kind)}
+        ]
+        given = info.data.get("optimizer", having[0])  # one that isn't known is named by itself
+        if given not in having:
+            raise ValueError(
+                f'optimizer "{given}" has no such setting: remove it, or set '
+                f'optimizer = "{having[0]}"'
+            )
+        return value
 
     @model_validator(mode="after")
     def _one_length(self) -> "_Training":
         if (self.iterations is None) == (self.epochs is None):
-            raise ValueError("give either iterations (SGD steps a round) or epochs")
+            raise ValueError("give either iterations (steps a round) or epochs")
         return self
+
+    def optimiser(self) -> Optimiser:
+        given = self.model_dump(exclude={"optimizer", "threads"}, exclude_unset=True)
+        return OPTIMISERS[self.optimizer](**given)
 
 
 class _Task(BaseModel):
@@ -97,7 +131,7 @@ class Institution:
     terms
         What it reports to the market, within its limits.
     sgd
-        How it trains in a round.
+        How it trains in a round, with SGD or AdamW.
     task
         Its data and model.
     operator_key
@@ -114,7 +148,7 @@ class Institution:
     threads: int
     leaving: bool
     terms: Terms
-    sgd: Sgd
+    sgd: Optimiser
     task: Task
     operator_key: str | None = None
     on_alarm: Literal["continue", "stop"] = "continue"
@@ -161,7 +195,7 @@ class Institution:
             threads=file.training.threads,
             leaving=file.leaving,
             terms=file.limits.cap(terms),
-            sgd=Sgd(**file.training.model_dump(exclude={"threads"})),
+            sgd=file.training.optimiser(),
             task=task,
             operator_key=file.operator_key,
             on_alarm=file.on_alarm,

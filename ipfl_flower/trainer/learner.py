@@ -60,7 +60,7 @@ class Learner:
     Parameters
     ----------
     institution
-        Whose data, model, device and SGD.
+        Whose data, model, device and optimiser.
 
     Raises
     ------

@@ -2,26 +2,33 @@
 
     θ ← argmin L(θ) + κ ‖θ − θ̄‖²
 
-by SGD on L, with the quadratic term solved exactly after each step. Adding its gradient 2κ(θ − θ̄)
-to that of the loss would do for small κ alone: explicit steps of size lr overshoot from κ·lr ≥ ½
-and diverge from κ·lr ≥ 1, and κ = λ/(2η_i) of the paper has no such bound. The exact step
+by SGD or AdamW on L, with the quadratic term solved exactly after each step. Adding its gradient
+2κ(θ − θ̄) to that of the loss would do for small κ alone: explicit steps of size lr overshoot from
+κ·lr ≥ ½ and diverge from κ·lr ≥ 1, and κ = λ/(2η_i) of the paper has no such bound. The exact step
 
     θ ← (θ' + 2 h κ θ̄) / (1 + 2 h κ)
 
-is stable for every κ. h is the effective step, lr / (1 − momentum): a steady gradient g moves SGD
-with momentum by lr·g/(1 − momentum) a step, and with h = lr it would outweigh the quadratic term by
-that factor and the fixed point would not be the minimum.
+is stable for every κ. h is the effective step, by which a steady gradient g is multiplied; with
+another the fixed point would not be the minimum.
 
-SGD is written out: making a ``torch.optim.SGD`` imports torch's compiler, 1.5 CPU seconds.
+* SGD: h = lr / (1 − momentum), as momentum adds up g / (1 − momentum).
+* AdamW: h = lr / (√v̂ + ε), for each element: the proximal step in the metric that Adam scales the
+  gradient by. Its decay is decoupled, so that what it pulls to 0 with is no part of L. An element
+  whose gradient has always been 0 goes to the centre at once: to L it is all the same.
+
+Both are written out: making a ``torch.optim.SGD`` imports torch's compiler, 1.5 CPU seconds.
 
 A parameter takes its step as soon as backpropagation has its gradient, which is then dropped. So
 there is never more than one gradient or two in memory, instead of one for every parameter.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from math import sqrt
+from typing import ClassVar, Final, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -31,30 +38,15 @@ from ipfl_flower.trainer import progress
 
 
 @dataclass(frozen=True)
-class Sgd:
-    """How an institution trains in a round: iterations or epochs, one of them set.
-
-    Attributes
-    ----------
-    iterations
-        SGD steps a round.
-    epochs
-        Passes over the training data a round.
-    batch_size
-        Samples a step; fewer at the end of a pass.
-    learning_rate, momentum, weight_decay
-        As of ``torch.optim.SGD``; the momentum starts anew each round.
-    """
+class _Steps:
+    """How long an institution trains in a round: iterations or epochs, one of them set."""
 
     iterations: int | None = None
     epochs: int | None = None
     batch_size: int = 32
-    learning_rate: float = 0.05
-    momentum: float = 0.0
-    weight_decay: float = 0.0
 
     def steps(self, samples: int) -> int:
-        """Return the SGD steps of a round over ``samples`` training samples."""
+        """Return the steps of a round over ``samples`` training samples."""
         return self.iterations or (self.epochs or 0) * -(-samples // self.batch_size)
 
     def drawn(self, samples: int) -> int:
@@ -63,11 +55,60 @@ class Sgd:
         return passes * samples + steps * self.batch_size
 
 
+@dataclass(frozen=True)
+class Sgd(_Steps):
+    """How an institution trains in a round with SGD: iterations or epochs, one of them set.
+
+    Attributes
+    ----------
+    iterations
+        Steps a round.
+    epochs
+        Passes over the training data a round.
+    batch_size
+        Samples a step; fewer at the end of a pass.
+    learning_rate, momentum, weight_decay
+        As of ``torch.optim.SGD``; the momentum starts anew each round.
+    """
+
+    name: ClassVar[str] = "sgd"
+
+    learning_rate: float = 0.05
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+
+
+@dataclass(frozen=True)
+class AdamW(_Steps):
+    """How an institution trains in a round with AdamW (Loshchilov and Hutter, ICLR 2019).
+
+    Attributes
+    ----------
+    iterations, epochs, batch_size
+        As of :class:`Sgd`.
+    learning_rate, betas, epsilon, weight_decay
+        As of ``torch.optim.AdamW``; the moments start anew each round. They are float32 where the
+        parameter is less: in float16 an ε of 1e-8 is 0, and in bfloat16 v never shrinks.
+    """
+
+    name: ClassVar[str] = "adamw"
+
+    learning_rate: float = 0.001
+    betas: tuple[float, float] = (0.9, 0.999)
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0
+
+
+Optimiser: TypeAlias = Sgd | AdamW
+
+OPTIMISERS: Final[Mapping[str, type[Optimiser]]] = {kind.name: kind for kind in (Sgd, AdamW)}
+
+
 def train(
     model: nn.Module,
     loss: Callable[[Tensor, Tensor], Tensor],
     data: Split,
-    sgd: Sgd,
+    optimiser: Optimiser,
     *,
     centre: Mapping[str, Tensor] | None = None,
     coefficient: float = 0.0,
@@ -82,7 +123,7 @@ def train(
         Mean loss of outputs and labels.
     data
         Training samples on the model's device.
-    sgd
+    optimiser
         Steps and their size.
     centre
         The prox-centre θ̄: a tensor for each parameter that is held near it, by name; others follow
@@ -101,12 +142,12 @@ def train(
         The gradient of a parameter came in several parts, as nested (reentrant) backpropagation
         gives it, or backpropagation needs a parameter after its gradient was complete.
     """
-    step = _Step(model, sgd, centre or {}, coefficient)
+    step = _Step(model, _rule(optimiser, coefficient), centre or {})
     total = torch.zeros((), device=data.labels.device)
-    steps = sgd.steps(len(data))
+    steps = optimiser.steps(len(data))
     model.train()
     with step.hooked():
-        for number, rows in enumerate(_batches(len(data), sgd.batch_size, steps)):
+        for number, rows in enumerate(_batches(len(data), optimiser.batch_size, steps)):
             progress.report(number, steps)
             value = loss(model(data.inputs[rows]), data.labels[rows])
             total += value.detach()
@@ -114,18 +155,74 @@ def train(
     return float(total) / steps
 
 
-class _Step:
-    """One SGD step of every parameter that is trained, during and after backpropagation."""
+class _Rule(Protocol):
+    """How a gradient moves a parameter, and then the centre that it has, if any."""
 
-    def __init__(
-        self, model: nn.Module, sgd: Sgd, centre: Mapping[str, Tensor], coefficient: float
-    ) -> None:
-        self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    def move(self, name: str, parameter: Tensor, gradient: Tensor, centre: Tensor | None) -> None:
+        """Take the parameter's next step; the gradient's memory is used for it."""
+
+
+class _SgdRule:
+    def __init__(self, sgd: Sgd, coefficient: float) -> None:
         self._sgd = sgd
-        self._centre = centre
         pull = 2 * coefficient * sgd.learning_rate / (1 - sgd.momentum)
         self._weight = pull / (1 + pull)
         self._velocities: dict[str, Tensor] = {}
+
+    def move(self, name: str, parameter: Tensor, gradient: Tensor, centre: Tensor | None) -> None:
+        sgd = self._sgd
+        if sgd.momentum:
+            if name not in self._velocities:
+                self._velocities[name] = torch.zeros_like(parameter)
+            gradient = self._velocities[name].mul_(sgd.momentum).add_(gradient)
+        if sgd.weight_decay:
+            gradient.add_(parameter, alpha=sgd.weight_decay)
+        parameter.sub_(gradient, alpha=sgd.learning_rate)
+        if centre is not None:
+            parameter.lerp_(centre, self._weight)
+
+
+class _AdamWRule:
+    def __init__(self, adamw: AdamW, coefficient: float) -> None:
+        self._adamw = adamw
+        self._pull = 2 * coefficient * adamw.learning_rate
+        self._moments: dict[str, tuple[Tensor, Tensor]] = {}
+        self._taken: Counter[str] = Counter()
+
+    def move(self, name: str, parameter: Tensor, gradient: Tensor, centre: Tensor | None) -> None:
+        adamw, (beta1, beta2) = self._adamw, self._adamw.betas
+        moved = parameter.to(torch.promote_types(parameter.dtype, torch.float32))
+        gradient = gradient.to(moved.dtype)
+        if name not in self._moments:
+            self._moments[name] = (torch.zeros_like(moved), torch.zeros_like(moved))
+        first, second = self._moments[name]
+        self._taken[name] += 1
+        taken = self._taken[name]
+        first.lerp_(gradient, 1 - beta1)
+        second.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        scale = gradient.copy_(second).sqrt_()  # √v̂ + ε
+        scale.div_(sqrt(1 - beta2**taken)).add_(adamw.epsilon)
+        moved.mul_(1 - adamw.learning_rate * adamw.weight_decay)
+        moved.addcdiv_(first, scale, value=-adamw.learning_rate / (1 - beta1**taken))
+        if centre is not None:
+            # 2hκ / (1 + 2hκ), so written that no κ overflows
+            moved.lerp_(centre.to(moved.dtype), scale.div_(self._pull).add_(1).reciprocal_())
+        parameter.copy_(moved)
+
+
+def _rule(optimiser: Optimiser, coefficient: float) -> _Rule:
+    if isinstance(optimiser, Sgd):
+        return _SgdRule(optimiser, coefficient)
+    return _AdamWRule(optimiser, coefficient)
+
+
+class _Step:
+    """One step of every parameter that is trained, during and after backpropagation."""
+
+    def __init__(self, model: nn.Module, rule: _Rule, centre: Mapping[str, Tensor]) -> None:
+        self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self._rule = rule
+        self._centre = centre
         self._waiting: set[str] = set()
 
     @contextmanager
@@ -162,16 +259,7 @@ class _Step:
 
     @torch.no_grad()
     def _move(self, name: str, gradient: Tensor) -> None:
-        parameter, sgd = self._parameters[name], self._sgd
-        if sgd.momentum:
-            if name not in self._velocities:
-                self._velocities[name] = torch.zeros_like(parameter)
-            gradient = self._velocities[name].mul_(sgd.momentum).add_(gradient)
-        if sgd.weight_decay:
-            gradient.add_(parameter, alpha=sgd.weight_decay)
-        parameter.sub_(gradient, alpha=sgd.learning_rate)
-        if name in self._centre:
-            parameter.lerp_(self._centre[name], self._weight)
+        self._rule.move(name, self._parameters[name], gradient, self._centre.get(name))
 
 
 def _batches(samples: int, batch_size: int, steps: int) -> Iterator[Tensor]:

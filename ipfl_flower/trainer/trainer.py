@@ -110,7 +110,7 @@ class Trainer:
     """Serves one institution's requests, one at a time; what it must remember is on its disk.
 
     Its memory is that of one model, the centre in the request, the largest gradient and, with
-    momentum, the velocities: about two models, or three.
+    momentum, the velocities: about two models, or three; with AdamW, whose moments are two, four.
 
     Parameters
     ----------

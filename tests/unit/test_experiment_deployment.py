@@ -22,13 +22,21 @@ from ipfl_flower.experiment.world import RandomLabels, World
 from ipfl_flower.ledger import Ledger
 from ipfl_flower.tasks import TaskError, load_task
 from ipfl_flower.trainer import Institution
+from ipfl_flower.trainer.proximal import AdamW, Sgd
 
 LIAR = {"exaggerates": {"cost": 1.5, "samples": 2.0}, "budget": 3.0}
 NOISE = {"role": "noise", "random_labels": True, "group": None}
 
 
-def test_an_institutions_file_is_read_as_the_institution_it_was_written_from(tmp_path):
-    world = World.of(tiny(seats={1: LIAR, 3: NOISE}))
+@pytest.mark.parametrize(
+    "sgd",
+    [
+        Sgd(iterations=20, momentum=0.5, weight_decay=1e-5),
+        AdamW(epochs=2, betas=(0.8, 0.99), epsilon=1e-6),
+    ],
+)
+def test_an_institutions_file_is_read_as_the_institution_it_was_written_from(tmp_path, sgd):
+    world = World.of(tiny(seats={1: LIAR, 3: NOISE}, sgd=sgd))
     nodes = write_institutions(world, tmp_path)
     assert [node.name for node in nodes] == [seat.name for seat in world.setting.seats]
     for node, institution in zip(nodes, world.institutions, strict=True):

@@ -1,5 +1,7 @@
 """Models train, travel, are averaged and are stored in their own dtype."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from ipfl_flower.tasks import load_task
 from ipfl_flower.trainer import FitRequest, Institution, Trainer, baselines
 from ipfl_flower.trainer.arrays import read_arrays, to_tensors
 from ipfl_flower.trainer.initial import initial_model
-from ipfl_flower.trainer.proximal import Sgd
+from ipfl_flower.trainer.proximal import AdamW, Sgd
 
 KINDS = {
     "float32": {"float32"},
@@ -98,9 +100,17 @@ def test_from_the_trainer_through_the_bank_and_back(tmp_path, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_the_pull_to_the_centre_works_in_half_precision(tmp_path, dtype):
+@pytest.mark.parametrize(
+    "optimiser",
+    [
+        Sgd(iterations=60, batch_size=16, learning_rate=0.2),
+        AdamW(iterations=60, batch_size=16, learning_rate=0.01),
+    ],
+)
+def test_the_pull_to_the_centre_works_in_half_precision(tmp_path, dtype, optimiser):
     theta0 = initial_model(options(0, dtype), 0)
-    trainer = Trainer(institution(tmp_path, 0, dtype))
+    place = dataclasses.replace(institution(tmp_path, 0, dtype), sgd=optimiser)
+    trainer = Trainer(place)
     free = wide(trainer.fit(FitRequest(round=0, initial=theta0)).arrays, trainer)
     pinned = trainer.fit(FitRequest(round=1, centre=theta0, coefficient=1e4)).arrays
     origin = wide(theta0, trainer)

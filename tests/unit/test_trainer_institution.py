@@ -8,7 +8,7 @@ import torch
 from ipfl_flower.market import Terms
 from ipfl_flower.tasks import TASKS
 from ipfl_flower.trainer import Institution, InstitutionError
-from ipfl_flower.trainer.proximal import Sgd
+from ipfl_flower.trainer.proximal import AdamW, Sgd
 
 GOOD = """\
 name = "clinic"
@@ -37,6 +37,9 @@ institutions = 6
 samples = 60
 seed = 1
 """
+
+
+ADAMW = '[training]\noptimizer = "adamw"'
 
 
 def load(folder, text):
@@ -68,6 +71,28 @@ def test_defaults(tmp_path):
     assert institution.terms.samples == len(institution.task.data().train)
     assert institution.sgd.epochs == 3
     assert institution.device == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_adamw_and_its_settings(tmp_path):
+    text = GOOD.replace("momentum = 0.9\n", "").replace("[training]", ADAMW)
+    read = load(tmp_path, text.replace("[task]", "betas = [0.8, 0]\nepsilon = 1e-6\n[task]")).sgd
+    assert read == AdamW(
+        iterations=40,
+        batch_size=16,
+        learning_rate=0.1,
+        betas=(0.8, 0.0),
+        epsilon=1e-6,
+        weight_decay=1e-5,
+    )
+
+
+@pytest.mark.parametrize(("name", "rate"), [("sgd", 0.05), ("adamw", 0.001)])
+def test_each_optimizer_has_its_defaults(tmp_path, name, rate):
+    start, end = GOOD.index("[training]"), GOOD.index("[task]")
+    table = f'[training]\noptimizer = "{name}"\nepochs = 2\n'
+    read = load(tmp_path, GOOD[:start] + table + GOOD[end:]).sgd
+    assert read == {"sgd": Sgd, "adamw": AdamW}[name](epochs=2)
+    assert (read.batch_size, read.learning_rate, read.weight_decay) == (32, rate, 0.0)
 
 
 def test_reported_samples_and_an_infinite_cost_are_taken(tmp_path):
@@ -110,14 +135,46 @@ def test_an_absolute_state_dir_stays(tmp_path):
         ("momentum = 0.9", "momentum = 1", "training.momentum must be < 1, is 1"),
         ("learning_rate = 0.1", "learning_rate = 0", "training.learning_rate must be > 0, is 0"),
         (
+            "[training]",
+            '[training]\noptimizer = "adam"',
+            "training.optimizer must be 'sgd' or 'adamw', is 'adam'",
+        ),
+        (
+            "[training]",
+            ADAMW,
+            (
+                'training.momentum: optimizer "adamw" has no such setting: remove it, or set '
+                'optimizer = "sgd"'
+            ),
+        ),
+        (
+            "threads = 2",
+            "betas = [0.9, 0.999]\nepsilon = 1e-8",
+            (
+                'training.betas: optimizer "sgd" has no such setting: remove it, or set '
+                'optimizer = "adamw"; training.epsilon: optimizer "sgd" has no such setting: '
+                'remove it, or set optimizer = "adamw"'
+            ),
+        ),
+        (
+            "momentum = 0.9",
+            'optimizer = "adamw"\nbetas = [0.9, 1]\nepsilon = 0',
+            "training.betas.1 must be < 1, is 1; training.epsilon must be > 0, is 0",
+        ),
+        (
+            "momentum = 0.9",
+            'optimizer = "adamw"\nbetas = [0.9]',
+            "training.betas.1 is missing: add it",
+        ),
+        (
             "iterations = 40\n",
             "",
-            "training: give either iterations (SGD steps a round) or epochs",
+            "training: give either iterations (steps a round) or epochs",
         ),
         (
             "iterations = 40\n",
             "iterations = 40\nepochs = 1\n",
-            "training: give either iterations (SGD steps a round) or epochs",
+            "training: give either iterations (steps a round) or epochs",
         ),
         (
             'device = "cpu"',

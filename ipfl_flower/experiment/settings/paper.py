@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from ipfl_flower.experiment.definition import Choice, Seat, Setting
 from ipfl_flower.tasks import load_task
-from ipfl_flower.trainer.proximal import Sgd
+from ipfl_flower.trainer.proximal import Optimiser, Sgd
 
 ROUNDS: Final = 50
 QUICK_ROUNDS: Final = 3
@@ -28,7 +28,7 @@ def paper_setting(  # one argument for each column of the paper's table
     title: str,
     tasks: Sequence[Mapping[str, Any]],
     *,
-    sgd: Sgd,
+    sgd: Optimiser,
     distance_weight: float,
     eta: float,
     groups: Sequence[int] | None = None,
@@ -41,7 +41,7 @@ def paper_setting(  # one argument for each column of the paper's table
     name, title : str
     tasks : sequence of mapping
         ``[task]`` tables of the institutions, without seeds.
-    sgd : Sgd
+    sgd : Sgd or AdamW
     distance_weight, eta : float
         λ and η of the preset "paper"; "recommended" keeps its own. η is relative, see above.
     groups : sequence of int, optional
