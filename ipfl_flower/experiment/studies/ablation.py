@@ -1,6 +1,5 @@
 """Ablation of λ and η on hidden groups of Fashion-MNIST: accuracy, utility, and where it breaks."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -19,6 +18,7 @@ from ipfl_flower.experiment.studies.finding import (
     percent,
     spread,
 )
+from ipfl_flower.experiment.studies.varying import validation_accuracy, varied
 from ipfl_flower.settings import PRESETS
 
 INSTITUTIONS: Final = 12
@@ -92,7 +92,7 @@ def _sweep(
     points = []
     for value in values:
         records = [
-            bench.play(_with(grouped(choice, economics, rounds), preset, key, value), method)
+            bench.play(varied(grouped(choice, economics, rounds), method, {key: value}), method)
             for choice in bench.choices()
         ]
         points.append({"value": value, **_figures(records)})
@@ -105,18 +105,11 @@ def _sweep(
     }
 
 
-def _with(setting: Setting, preset: str, key: str, value: float) -> Setting:
-    return dataclasses.replace(setting, market={preset: {key: value}})
-
-
 def _figures(records: Sequence[Record]) -> dict[str, Any]:
     sums = [summary(record) for record in records]
     return {
         "accuracy": [one["accuracy"] for one in sums],
-        "validation": [
-            mean(item["validation_accuracy"] for item in record["institutions"])
-            for record in records
-        ],
+        "validation": [validation_accuracy(record) for record in records],
         "worst": [one["worst"] for one in sums],
         "utility": [one["utility"] for one in sums],
         "own_group": [one["own_group"] for one in sums],

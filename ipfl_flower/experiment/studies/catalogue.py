@@ -14,11 +14,13 @@ from ipfl_flower.experiment.studies.inclusive import inclusive
 from ipfl_flower.experiment.studies.liars import liars
 from ipfl_flower.experiment.studies.scale import scale
 from ipfl_flower.experiment.studies.sensitivity import sensitivity
+from ipfl_flower.experiment.studies.tuning import tuning
 
 Study: TypeAlias = Callable[[Bench], Finding]
 
 STUDIES: Final[Mapping[str, Study]] = {
     "gates": gates,
+    "tuning": tuning,
     "economies": economies,
     "scale": scale,
     "liars": liars,

@@ -1,7 +1,7 @@
 """Accuracy and utility by task: every setting under every method."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 
@@ -30,6 +30,34 @@ FEW: Final = 3
 """Methods beside the market's that a chart of utilities shows."""
 
 
+class Standing(Protocol):
+    """How accurate a method is on a setting, over seeds; see `tables.Row`."""
+
+    @property
+    def setting(self) -> str:
+        """Its name."""
+
+    @property
+    def method(self) -> str:
+        """Its name."""
+
+    @property
+    def seeds(self) -> int:
+        """How many."""
+
+    @property
+    def accuracy(self) -> float:
+        """Mean test accuracy in [0, 1]."""
+
+    @property
+    def deviation(self) -> float:
+        """Its standard deviation over seeds, 0 of one."""
+
+    @property
+    def better(self) -> float:
+        """Mean test accuracy with the better of the method's model and the trained one."""
+
+
 def tasks(records: Sequence[Record], missing: Mapping[str, str] | None = None) -> Finding:
     """Sum up records of settings × methods × seeds: the main table.
 
@@ -53,7 +81,11 @@ def tasks(records: Sequence[Record], missing: Mapping[str, str] | None = None) -
             *(f"`{name}`: **not played**: {why}" for name, why in (missing or {}).items()),
         ],
         tables=[
-            _main(by_setting),
+            compared(
+                by_setting,
+                "Mean test accuracy, percent",
+                "Bold: the best, oracle aside. ± is the standard deviation over seeds.",
+            ),
             *(_setting(heads[name], by_setting[name]) for name in names),
         ],
         charts=[
@@ -77,16 +109,16 @@ def tasks(records: Sequence[Record], missing: Mapping[str, str] | None = None) -
     )
 
 
-def strongest(row: Row) -> float:
+def strongest(row: Standing) -> float:
     """Return the higher of a method's two accuracies."""
     return max(row.accuracy, row.better)
 
 
-def verdict(mine: Sequence[Row]) -> str:
+def verdict(mine: Sequence[Standing], named: str = "iPFL") -> str:
     """Say plainly whether the market is best on a setting, and by how much it isn't.
 
     A rival counts by the better of its two columns: as its authors define it, or with the market's
-    own choice between what it brings and what was trained.
+    own choice between what it brings and what was trained. The market is `named` so.
     """
     name = mine[0].setting
     rivals = [row for row in mine if row.method not in (OURS, Oracle.name)]
@@ -103,18 +135,18 @@ def verdict(mine: Sequence[Row]) -> str:
     if ours.seeds < 2:
         how += ", one seed)"
     else:
-        how += ", within a standard deviation over seeds)" if abs(ahead) <= noise else ")"
+        how += f", {'within' if abs(ahead) <= noise else 'beyond'} a standard deviation over seeds)"
     if abs(ahead) < LEVEL:
-        return f"`{name}`: iPFL is level with the best of the others: {how}."
+        return f"`{name}`: {named} is level with the best of the others: {how}."
     if ahead > 0:
-        return f"`{name}`: iPFL is best: {how}."
+        return f"`{name}`: {named} is best: {how}."
     alone = next((row for row in mine if row.method == "local"), None)
     over = (
         ""
         if alone is None
         else f" Over training alone: {signed(100 * (ours.accuracy - alone.accuracy), 1)}."
     )
-    return f"`{name}`: **iPFL is not best**: {how}.{over}"
+    return f"`{name}`: **{named} is not best**: {how}.{over}"
 
 
 def _setting(records: Sequence[Record], mine: Sequence[Row]) -> Table:
@@ -131,7 +163,8 @@ def _setting(records: Sequence[Record], mine: Sequence[Row]) -> Table:
     )
 
 
-def _main(by_setting: Mapping[str, Sequence[Row]]) -> Table:
+def compared(by_setting: Mapping[str, Sequence[Standing]], title: str, note: str) -> Table:
+    """Return the table of settings × methods, the best of a setting, oracle aside, in bold."""
     methods = list(dict.fromkeys(row.method for mine in by_setting.values() for row in mine))
     lines = []
     for name, mine in by_setting.items():
@@ -140,15 +173,10 @@ def _main(by_setting: Mapping[str, Sequence[Row]]) -> Table:
         lines.append(
             [name, *(_cell(found.get(method), max(rivals, default=0.0)) for method in methods)]
         )
-    return Table(
-        "Mean test accuracy, percent",
-        ("setting", *methods),
-        lines,
-        "Bold: the best, oracle aside. ± is the standard deviation over seeds.",
-    )
+    return Table(title, ("setting", *methods), lines, note)
 
 
-def _cell(row: Row | None, best: float) -> str:
+def _cell(row: Standing | None, best: float) -> str:
     if row is None:
         return "–"
     text = percent(row.accuracy) + (f" ± {percent(row.deviation)}" if row.seeds > 1 else "")
