@@ -46,7 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with Watching(Console(stderr=True, highlight=False)) as watching:
             bench = _bench(given, output, watching)
             records, findings = _run(given, bench, watching)
-        _write(output, records, findings, _about(given, bench, time.perf_counter() - began))
+        _write(
+            output, records, findings, _about(given, bench, records, time.perf_counter() - began)
+        )
     except (ExperimentError, OSError) as error:
         sys.stderr.write(f"ipfl experiment: {error}\n")
         return 1
@@ -71,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--methods", default=",".join(ALL_METHODS))
     parser.add_argument("--seeds", type=int)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--rounds", type=int)
     parser.add_argument("--output", type=Path, default=Path("ipfl-experiment"))
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -83,6 +86,8 @@ def _bench(given: argparse.Namespace, output: Path, watching: Watching) -> Bench
     count = given.seeds if given.seeds is not None else (1 if given.quick else SEEDS)
     if count < 1:
         raise ExperimentError(f"--seeds must be ≥ 1, is {count}")
+    if given.rounds is not None and given.rounds < 1:
+        raise ExperimentError(f"--rounds must be ≥ 1, is {given.rounds}")
     return Bench(
         Cache(output / RUNS),
         seeds=tuple(range(count)),
@@ -90,6 +95,7 @@ def _bench(given: argparse.Namespace, output: Path, watching: Watching) -> Bench
         data_dir=None if given.data_dir is None else given.data_dir.absolute(),
         device=given.device,
         told=watching.told,
+        rounds=given.rounds,
     )
 
 
@@ -114,6 +120,7 @@ def _run(
         data_dir=bench.data_dir,
         device=bench.device,
         engine=given.engine,
+        rounds=bench.rounds,
     )
     found = []
     for name, study in [(name, find_study(name)) for name in chosen]:
@@ -132,14 +139,18 @@ def _run(
     return records, found
 
 
-def _about(given: argparse.Namespace, bench: Bench, seconds: float) -> About:
+def _about(
+    given: argparse.Namespace, bench: Bench, records: Sequence[Record], seconds: float
+) -> About:
     times = os.times()
+    played = {len(record["rounds"]) for record in records}
     return About(
         command=_command(given),
         date=dt.datetime.now(tz=dt.UTC).date().isoformat(),
         versions=list(versions().items()),
         seeds=bench.seeds,
         quick=bench.quick,
+        rounds=sorted(played if bench.rounds is None else {bench.rounds}),
         seconds=seconds,
         cpu_seconds=times.user + times.system + times.children_user + times.children_system,
         cpu_seconds_of_plays=bench.cpu_seconds,
@@ -154,6 +165,7 @@ def _command(given: argparse.Namespace) -> str:
     parts += [f"--methods={given.methods}"] if given.methods != ",".join(ALL_METHODS) else []
     parts += [f"--seeds={given.seeds}"] if given.seeds is not None else []
     parts += ["--quick"] if given.quick else []
+    parts += [f"--rounds={given.rounds}"] if given.rounds is not None else []
     parts += [f"--engine={given.engine}"] if given.engine != "in-process" else []
     parts += [f"--device={given.device}"] if given.device != "cpu" else []
     if given.data_dir is not None:
