@@ -17,12 +17,14 @@ from rich.table import Table
 
 from ipfl_flower.experiment.cache import Cache, write_atomically
 from ipfl_flower.experiment.definition import ExperimentError
+from ipfl_flower.experiment.play import PRESETS
 from ipfl_flower.experiment.record import Record, versions
 from ipfl_flower.experiment.report import About, report
 from ipfl_flower.experiment.runner import ALL_METHODS, Plan
 from ipfl_flower.experiment.settings import SETTINGS
 from ipfl_flower.experiment.studies.bench import Bench
 from ipfl_flower.experiment.studies.catalogue import STUDIES, TASKS, find_study
+from ipfl_flower.experiment.studies.economies import elsewhere
 from ipfl_flower.experiment.studies.finding import Finding
 from ipfl_flower.experiment.studies.plots import write_charts
 from ipfl_flower.experiment.studies.tasks import tasks
@@ -135,7 +137,11 @@ def _run(
                 records.append(record)
                 watching.advance()
         # After the gates, before what looks at single questions.
-        found.insert(1 if "gates" in chosen else 0, tasks(records, missing))
+        with watching.part("other economics"):
+            markets = [method for method in plan.methods if method in PRESETS]
+            there = [name for name in settings if name not in missing]
+            others = list(elsewhere(bench, there, markets))
+        found.insert(1 if "gates" in chosen else 0, tasks(records, missing, others))
     return records, found
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shlex
 import sys
 from math import inf
@@ -221,7 +222,10 @@ def test_the_program_writes_results_and_a_report(tmp_path, capsys):
     assert line.startswith(f"| local | {100 * mean / 2:.1f} ± ")
     cells = line.split(" | ")
     assert cells[2] == f"{100 * mean / 2:.1f}"  # alone, the trained model is the only one
-    assert cells[4:8] == ["0.0", "0.0", "–", "–"]
+    assert cells[4:9] == ["0.0", "0.0", "0.0", "–", "–"]
+    for cost in ("1", "0.05"):  # the market is played at both; alone, utility is none at either
+        title = report.index(f"### Utility at c = {cost}, credits")
+        assert re.match(r"\| tiny \| \S+ ± \S+ \| 0.0 ± 0.0 \|", report[title:].splitlines()[4])
     assert "seeds 0, 1. Data: scikit-learn's digits." in report
     assert main([*arguments, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["records"] == records
