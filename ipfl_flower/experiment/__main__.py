@@ -200,7 +200,7 @@ def _print(records: Sequence[Record], findings: Sequence[Finding], output: Path)
     for name in dict.fromkeys(row.setting for row in table):
         first = next(record for record in records if record["setting"] == name)
         data = first["data"] + (" — a stand-in" if first["stand_in"] else "")
-        shown = Table(title=f"{first['title']}\n{data}", box=None, padding=(0, 2, 0, 0))
+        shown = Table(title=f"{first['title']}\n{data}", box=None, padding=(0, 1, 0, 0))
         for k, heading in enumerate(HEADINGS):
             shown.add_column(heading, justify="left" if k == 0 else "right", no_wrap=True)
         for row in table:

@@ -12,8 +12,7 @@ from ipfl_flower.experiment.record import summary
 from ipfl_flower.experiment.studies.bench import Bench
 from ipfl_flower.experiment.studies.gates import market_gates
 from ipfl_flower.experiment.studies.tasks import cumulated, tasks
-from ipfl_flower.experiment.studies.utility import verdict as on_utility
-from ipfl_flower.experiment.studies.utility import worth
+from ipfl_flower.experiment.studies.utility import highest, verdicts, worth
 from ipfl_flower.experiment.studies.verdicts import centres, verdict
 from ipfl_flower.experiment.tables import rows
 
@@ -175,23 +174,45 @@ def test_utility_is_compared_at_both_economics():
     ours = record_of("ipfl", (0.7, 0.8), utilities=(4.0, 4.0), imports=((1,), ()), welfare=4.0)
     rivals = [graph("fedavg"), record_of("oracle", (0.9, 0.9), utilities=(9.0, 9.0))]
     rivals[0]["bought"]["own_group"] = 0.25
-    cheap = (
-        "at c = 0.05: iPFL's is **not the highest**, 4.0 against 4.9 of `fedavg` (-0.9): `fedavg` "
-        "imports 1.0 models each a round (75 % of the volume from other groups), and iPFL 0.5 (0 % "
-        "of the volume from other groups); its accuracy is 15.0 points lower, but U counts volume "
-        "alone. By W, which prices distance, too, it is 4.0 against 3.7."
+    missing, cheap = verdicts("moon", [ours, *rivals])
+    assert missing == "`moon` at c = 1: utility isn't compared."
+    assert cheap == (
+        "`moon` at c = 0.05: iPFL's utility is **not the highest**, 4.0 against 4.9 of `fedavg` "
+        "(-0.9). `fedavg` imports 1.0 models each a round (75 % of the volume from other groups), "
+        "and is 15.0 points less accurate; iPFL imports 0.5 models each a round (0 % of the volume "
+        "from other groups). U counts volume alone: by W, which prices distance, too, iPFL has 4.0 "
+        "against 3.7."
     )
-    line = on_utility("moon", [ours, *rivals])
-    assert line == f"`moon`: utility at c = 1: not compared. {cheap}"
     dear = record_of("ipfl", (0.7, 0.8), utilities=(3.5, 3.5), economics="paper")
-    line = on_utility("moon", [ours, *rivals, dear])
-    first = "`moon`: utility at c = 1: iPFL's is the highest, 3.5 against 3.0 of `fedavg` (+0.5). "
-    assert line == first + cheap
+    assert verdicts("moon", [ours, *rivals, dear]) == [
+        "`moon` at c = 1: iPFL's utility is the highest, 3.5 against 3.0 of `fedavg` (+0.5).",
+        cheap,
+    ]
     level = record_of("ipfl", (0.7, 0.8), utilities=(3.0, 3.04), economics="paper")
-    assert "at c = 1: iPFL's is level with the highest" in on_utility("moon", [level, *rivals])
+    assert "iPFL's utility is level with the highest" in verdicts("moon", [level, *rivals])[0]
     rivals[0]["institutions"][0]["test_accuracy"] = 1.0
-    line = on_utility("moon", [ours, *rivals])
-    assert "; its accuracy is 5.0 points higher. By W" in line
+    assert "and is 5.0 points more accurate; iPFL" in verdicts("moon", [ours, *rivals])[1]
+
+
+def test_a_market_by_another_preset_is_a_rival_and_named_as_one():
+    ours = record_of("ipfl", (0.7, 0.8), utilities=(5.0, 5.0))
+    other = record_of("ipfl-paper", (0.6, 0.7), utilities=(6.0, 6.0))
+    line = verdicts("moon", [ours, graph("fedavg"), other])[1]
+    assert line.startswith("`moon` at c = 0.05: iPFL's utility is **not the highest**, 5.0 against")
+    assert line.endswith(
+        "`ipfl-paper` has another λ, the price of distance, which U doesn't count. The highest "
+        "without a market is 4.9 of `fedavg`."
+    )
+    assert verdicts("moon", [ours, other])[1].endswith("U doesn't count.")
+    records = [ours, graph("fedavg"), other]
+    assert highest(records, "cheap") is False
+    assert highest(records, "cheap", markets=False) is True
+    assert highest([ours, other], "cheap", markets=False) is None
+    assert highest(records, "paper") is None
+    said = tasks([*records, *({**record, "setting": "sun"} for record in records)]).said
+    assert "Utility at c = 1: iPFL's is the highest: not compared." in said
+    line = "Utility at c = 0.05: iPFL's is the highest but for the market by another preset on 2"
+    assert f"{line} of 2 settings." in said
 
 
 def test_the_tables_of_utility_have_the_market_where_it_was_played():

@@ -20,13 +20,14 @@ from ipfl_flower.experiment.studies.finding import (
     mean,
     percent,
 )
-from ipfl_flower.experiment.studies.utility import OURS, accounts, highest, table
-from ipfl_flower.experiment.studies.utility import verdict as on_utility
+from ipfl_flower.experiment.studies.utility import OURS, accounts, highest, table, verdicts
 from ipfl_flower.experiment.studies.verdicts import Beside, verdict
 from ipfl_flower.experiment.tables import EXPLAINED, HEADINGS, Row, cells, rows
 
 FEW: Final = 3
 """Methods beside the market's that a chart of utilities shows."""
+
+BUT: Final = " but for the market by another preset"
 
 
 def tasks(
@@ -59,7 +60,7 @@ def tasks(
             *(
                 line
                 for name in names
-                for line in (verdict(by_setting[name], heads[name]), on_utility(name, both[name]))
+                for line in (verdict(by_setting[name], heads[name]), *verdicts(name, both[name]))
             ),
             *(f"`{name}`: **not played**: {why}" for name, why in (missing or {}).items()),
         ],
@@ -110,6 +111,8 @@ def _overall(
 ) -> list[str]:
     """Say on how many settings the market is the best: in accuracy, and in utility."""
     pairs = {name: Beside.of(mine) for name, mine in by_setting.items()}
+    methods = {row.method for mine in by_setting.values() for row in mine}
+    presets = ("", BUT) if methods & (PRESETS.keys() - {OURS}) else ("",)
     return [
         _on(
             "Accuracy: iPFL is at or above the best of the others within one standard deviation",
@@ -117,10 +120,11 @@ def _overall(
         ),
         *(
             _on(
-                f"Utility at c = {COST[economics]:g}: iPFL's is the highest",
-                {name: highest(mine, economics) for name, mine in both.items()},
+                f"Utility at c = {COST[economics]:g}: iPFL's is the highest{among}",
+                {name: highest(mine, economics, markets=not among) for name, mine in both.items()},
             )
             for economics in COST
+            for among in presets
         ),
     ]
 

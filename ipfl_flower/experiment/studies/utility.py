@@ -160,62 +160,83 @@ def _cell(account: Account | None, best: float) -> str:
     return f"**{text}**" if account.utility == best and account.method != Oracle.name else text
 
 
-def highest(records: Sequence[Record], economics: Economics) -> bool | None:
-    """Tell whether the market's utility is the highest on a setting; None: not compared."""
-    pair = _pair(records, economics)
-    return None if pair is None else pair[0].utility >= pair[1].utility - LEVEL
+def highest(
+    records: Sequence[Record], economics: Economics, *, markets: bool = True
+) -> bool | None:
+    """Tell whether the market's utility is the highest on a setting; None: not compared.
+
+    Parameters
+    ----------
+    records : sequence of Record
+        Of the setting.
+    economics : {"paper", "cheap"}
+    markets : bool
+        Whether the market by another preset counts among the others.
+    """
+    ours, others = _compared(records, economics)
+    rivals = [account for account in others if markets or account.method not in PRESETS]
+    if ours is None or not rivals:
+        return None
+    return ours.utility > rivals[0].utility - LEVEL
 
 
-def verdict(name: str, records: Sequence[Record]) -> str:
-    """Say whether the market's utility is the highest on a setting, at both economics."""
-    return f"`{name}`: utility " + " ".join(_compared(records, economics) for economics in COST)
+def verdicts(name: str, records: Sequence[Record]) -> list[str]:
+    """Say whether the market's utility is the highest on a setting, a line for each economics."""
+    return [
+        f"`{name}` at c = {COST[economics]:g}: {_said(*_compared(records, economics))}"
+        for economics in COST
+    ]
 
 
-def _pair(records: Sequence[Record], economics: Economics) -> tuple[Account, Account] | None:
-    """Return the market and the best of the others."""
+def _compared(
+    records: Sequence[Record], economics: Economics
+) -> tuple[Account | None, list[Account]]:
+    """Return the market, None if it wasn't played, and the others, the highest utility first."""
     found = {account.method: account for account in accounts(records, economics)}
     ours = found.pop(OURS, None)
     found.pop(Oracle.name, None)
-    if ours is None or not found:
-        return None
-    return ours, max(found.values(), key=lambda account: account.utility)
+    return ours, sorted(found.values(), key=lambda account: -account.utility)
 
 
-def _compared(records: Sequence[Record], economics: Economics) -> str:
-    at = f"at c = {COST[economics]:g}: "
-    pair = _pair(records, economics)
-    if pair is None:
-        return f"{at}not compared."
-    ours, best = pair
+def _said(ours: Account | None, others: Sequence[Account]) -> str:
+    if ours is None or not others:
+        return "utility isn't compared."
+    best = others[0]
     ahead = ours.utility - best.utility
-    how = (
-        f"{figure(mean(ours.utilities), 1)} against {figure(mean(best.utilities), 1)} of "
-        f"`{best.method}` ({signed(ahead, 1)})"
-    )
+    how = f"{_mean(ours)} against {_mean(best)} of `{best.method}` ({signed(ahead, 1)})"
     if ahead >= LEVEL:
-        return f"{at}iPFL's is the highest, {how}."
+        return f"iPFL's utility is the highest, {how}."
     if ahead > -LEVEL:
-        return f"{at}iPFL's is level with the highest, {how}."
-    return f"{at}iPFL's is **not the highest**, {how}: {_why(ours, best)}."
+        return f"iPFL's utility is level with the highest, {how}."
+    return f"iPFL's utility is **not the highest**, {how}. {_why(ours, others)}"
 
 
-def _why(ours: Account, best: Account) -> str:
-    """Say what the other's utility comes from, and whether it is good for anything."""
-    text = f"`{best.method}` imports {_bought(best)} models each a round{_outside(best)}, and iPFL "
-    text += f"{_bought(ours)}{_outside(ours)}"
+def _why(ours: Account, others: Sequence[Account]) -> str:
+    """Say what the others' utility comes from, and whether it is good for anything."""
+    best = others[0]
     points = 100 * (best.accuracy - ours.accuracy)
-    if points > 0:
-        text += f"; its accuracy is {figure(points, 1)} points higher"
-    else:
-        text += f"; its accuracy is {figure(-points, 1)} points lower, but U counts volume alone"
-    welfares = [figure(mean(one.welfares), 1) for one in (ours, best)]
-    return f"{text}. By W, which prices distance, too, it is {welfares[0]} against {welfares[1]}"
+    text = (
+        f"`{best.method}` imports {_imports(best)}, and is {figure(abs(points), 1)} points "
+        f"{'more' if points > 0 else 'less'} accurate; iPFL imports {_imports(ours)}. "
+    )
+    if best.method not in PRESETS:
+        return (
+            f"{text}U counts volume alone: by W, which prices distance, too, iPFL has "
+            f"{figure(mean(ours.welfares), 1)} against {figure(mean(best.welfares), 1)}."
+        )
+    text += f"`{best.method}` has another λ, the price of distance, which U doesn't count."
+    rival = next((account for account in others if account.method not in PRESETS), None)
+    if rival is None:
+        return text
+    return f"{text} The highest without a market is {_mean(rival)} of `{rival.method}`."
 
 
-def _bought(account: Account) -> str:
-    return figure(mean(bought(record) for record in account.records), 1)
+def _mean(account: Account) -> str:
+    return figure(mean(account.utilities), 1)
 
 
-def _outside(account: Account) -> str:
+def _imports(account: Account) -> str:
+    count = figure(mean(bought(record) for record in account.records), 1)
     own = mean(record["bought"]["own_group"] for record in account.records)
-    return "" if own is None else f" ({percent(1 - own, 0)} % of the volume from other groups)"
+    groups = "" if own is None else f" ({percent(1 - own, 0)} % of the volume from other groups)"
+    return f"{count} models each a round{groups}"
