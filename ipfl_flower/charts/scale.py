@@ -51,7 +51,12 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def whole_ticks(low: int, high: int, count: int = 8) -> list[int]:
-    """Return round whole numbers from `low` to `high`, both at least where there is room."""
+    """Return round whole numbers from `low` to `high`, both at least where there is room.
+
+    None where `low` > `high`: between 0.1 and 0.9 there is no whole number.
+    """
+    if low > high:
+        return []
     return sorted({int(value) for value in ticks(low, high, count) if value == int(value)})
 
 

@@ -37,6 +37,10 @@ def experiment(
     quick: Annotated[
         bool, typer.Option("--quick", help="Small and short: whether it works, not how well.")
     ] = False,
+    rounds: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of each setting; not of gates.", show_default="its own"),
+    ] = None,
     output: Annotated[
         Path, typer.Option(help="Results, report, and what an interrupted experiment goes on from.")
     ] = Path("ipfl-experiment"),
@@ -60,6 +64,7 @@ def experiment(
     values = {
         "--methods": methods,
         "--seeds": seeds,
+        "--rounds": rounds,
         "--output": output,
         "--data-dir": data_dir,
         "--device": device,

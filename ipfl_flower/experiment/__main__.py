@@ -17,12 +17,14 @@ from rich.table import Table
 
 from ipfl_flower.experiment.cache import Cache, write_atomically
 from ipfl_flower.experiment.definition import ExperimentError
+from ipfl_flower.experiment.play import PRESETS
 from ipfl_flower.experiment.record import Record, versions
 from ipfl_flower.experiment.report import About, report
 from ipfl_flower.experiment.runner import ALL_METHODS, Plan
 from ipfl_flower.experiment.settings import SETTINGS
 from ipfl_flower.experiment.studies.bench import Bench
 from ipfl_flower.experiment.studies.catalogue import STUDIES, TASKS, find_study
+from ipfl_flower.experiment.studies.economies import elsewhere
 from ipfl_flower.experiment.studies.finding import Finding
 from ipfl_flower.experiment.studies.plots import write_charts
 from ipfl_flower.experiment.studies.tasks import tasks
@@ -46,7 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with Watching(Console(stderr=True, highlight=False)) as watching:
             bench = _bench(given, output, watching)
             records, findings = _run(given, bench, watching)
-        _write(output, records, findings, _about(given, bench, time.perf_counter() - began))
+        _write(
+            output, records, findings, _about(given, bench, records, time.perf_counter() - began)
+        )
     except (ExperimentError, OSError) as error:
         sys.stderr.write(f"ipfl experiment: {error}\n")
         return 1
@@ -71,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--methods", default=",".join(ALL_METHODS))
     parser.add_argument("--seeds", type=int)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--rounds", type=int)
     parser.add_argument("--output", type=Path, default=Path("ipfl-experiment"))
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -83,6 +88,8 @@ def _bench(given: argparse.Namespace, output: Path, watching: Watching) -> Bench
     count = given.seeds if given.seeds is not None else (1 if given.quick else SEEDS)
     if count < 1:
         raise ExperimentError(f"--seeds must be ≥ 1, is {count}")
+    if given.rounds is not None and given.rounds < 1:
+        raise ExperimentError(f"--rounds must be ≥ 1, is {given.rounds}")
     return Bench(
         Cache(output / RUNS),
         seeds=tuple(range(count)),
@@ -90,6 +97,7 @@ def _bench(given: argparse.Namespace, output: Path, watching: Watching) -> Bench
         data_dir=None if given.data_dir is None else given.data_dir.absolute(),
         device=given.device,
         told=watching.told,
+        rounds=given.rounds,
     )
 
 
@@ -114,6 +122,7 @@ def _run(
         data_dir=bench.data_dir,
         device=bench.device,
         engine=given.engine,
+        rounds=bench.rounds,
     )
     found = []
     for name, study in [(name, find_study(name)) for name in chosen]:
@@ -128,18 +137,26 @@ def _run(
                 records.append(record)
                 watching.advance()
         # After the gates, before what looks at single questions.
-        found.insert(1 if "gates" in chosen else 0, tasks(records, missing))
+        with watching.part("other economics"):
+            markets = [method for method in plan.methods if method in PRESETS]
+            there = [name for name in settings if name not in missing]
+            others = list(elsewhere(bench, there, markets))
+        found.insert(1 if "gates" in chosen else 0, tasks(records, missing, others))
     return records, found
 
 
-def _about(given: argparse.Namespace, bench: Bench, seconds: float) -> About:
+def _about(
+    given: argparse.Namespace, bench: Bench, records: Sequence[Record], seconds: float
+) -> About:
     times = os.times()
+    played = {len(record["rounds"]) for record in records}
     return About(
         command=_command(given),
         date=dt.datetime.now(tz=dt.UTC).date().isoformat(),
         versions=list(versions().items()),
         seeds=bench.seeds,
         quick=bench.quick,
+        rounds=sorted(played if bench.rounds is None else {bench.rounds}),
         seconds=seconds,
         cpu_seconds=times.user + times.system + times.children_user + times.children_system,
         cpu_seconds_of_plays=bench.cpu_seconds,
@@ -154,6 +171,7 @@ def _command(given: argparse.Namespace) -> str:
     parts += [f"--methods={given.methods}"] if given.methods != ",".join(ALL_METHODS) else []
     parts += [f"--seeds={given.seeds}"] if given.seeds is not None else []
     parts += ["--quick"] if given.quick else []
+    parts += [f"--rounds={given.rounds}"] if given.rounds is not None else []
     parts += [f"--engine={given.engine}"] if given.engine != "in-process" else []
     parts += [f"--device={given.device}"] if given.device != "cpu" else []
     if given.data_dir is not None:
@@ -182,7 +200,7 @@ def _print(records: Sequence[Record], findings: Sequence[Finding], output: Path)
     for name in dict.fromkeys(row.setting for row in table):
         first = next(record for record in records if record["setting"] == name)
         data = first["data"] + (" — a stand-in" if first["stand_in"] else "")
-        shown = Table(title=f"{first['title']}\n{data}", box=None, padding=(0, 2, 0, 0))
+        shown = Table(title=f"{first['title']}\n{data}", box=None, padding=(0, 1, 0, 0))
         for k, heading in enumerate(HEADINGS):
             shown.add_column(heading, justify="left" if k == 0 else "right", no_wrap=True)
         for row in table:

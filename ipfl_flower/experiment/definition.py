@@ -122,11 +122,14 @@ class Choice:
         Fewer rounds, institutions or samples: whether it works, not how well.
     data_dir : Path or None
         Where the data lies; None: where the task looks by itself.
+    rounds : int or None
+        How many are played; None: as many as the setting says.
     """
 
     seed: int
     quick: bool = False
     data_dir: Path | None = None
+    rounds: int | None = None
 
 
 Build: TypeAlias = Callable[[Choice], Setting]

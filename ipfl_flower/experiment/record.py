@@ -112,7 +112,8 @@ def summary(record: Mapping[str, Any]) -> dict[str, float | None]:
     Returns
     -------
     dict
-        Means over honest institutions; ``utility_all`` over all of them, in which payments cancel.
+        Means over honest institutions; ``utility_all`` and ``welfare`` over all of them, in which
+        payments cancel. Money is summed over rounds.
         ``better`` is ``accuracy`` where each institution takes the better of the method's model and
         the one that it trained, whatever the method is.
     """
@@ -125,10 +126,17 @@ def summary(record: Mapping[str, Any]) -> dict[str, float | None]:
         "last": float(np.mean([item["last_test_accuracy"] for item in honest])),
         "utility": _mean([item["utility"] for item in honest]),
         "utility_all": _mean([item["utility"] for item in record["institutions"]]),
+        "welfare": _per_head(record),
         "own_group": record["bought"]["own_group"],
         "dishonest": record["bought"]["dishonest"],
         "cpu_seconds": record["cpu_seconds"],
     }
+
+
+def _per_head(record: Mapping[str, Any]) -> float | None:
+    """Return W over all rounds by institution; None where a round's is without bound."""
+    total = _mean([played["welfare"] for played in record["rounds"]])
+    return None if total is None else total * len(record["rounds"]) / len(record["institutions"])
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -11,8 +11,8 @@ from ipfl_flower.experiment.studies.finding import Finding, Table
 from ipfl_flower.experiment.studies.plots import FOLDER
 
 QUICK: Final = (
-    "**A quick run**: few rounds, samples and institutions. It shows whether everything works; how "
-    "well, it doesn't. The gates alone are played at full length.\n"
+    "**A quick run**: {rounds}, few samples and institutions. It shows whether everything works; "
+    "how well, it doesn't. The gates alone are played at full length.\n"
 )
 
 
@@ -27,6 +27,8 @@ class About:
     versions : sequence of (name, version)
     seeds : sequence of int
     quick : bool
+    rounds : sequence of int
+        How many the settings were played with, rising.
     seconds, cpu_seconds : float
         Of this run; what it found in the cache took none.
     cpu_seconds_of_plays : float
@@ -38,6 +40,7 @@ class About:
     versions: Sequence[tuple[str, str]]
     seeds: Sequence[int]
     quick: bool
+    rounds: Sequence[int]
     seconds: float
     cpu_seconds: float
     cpu_seconds_of_plays: float
@@ -47,7 +50,7 @@ def report(findings: Sequence[Finding], about: About) -> str:
     """Return the report as Markdown; charts lie beside it."""
     parts = ["# Experiments\n", _made(about)]
     if about.quick:
-        parts.append(QUICK)
+        parts.append(QUICK.format(rounds=_rounds(about.rounds)))
     parts += [_contents(findings)] if len(findings) > 1 else []
     parts += [_section(finding) for finding in findings]
     return "\n".join(parts)
@@ -70,6 +73,14 @@ def _made(about: About) -> str:
         f"{about.cpu_seconds:,.0f} CPU seconds and {about.seconds:,.0f} s (what was there "
         "already is not played again).\n"
     )
+
+
+def _rounds(played: Sequence[int]) -> str:
+    if not played:
+        return "few rounds"
+    if played == [1]:
+        return "1 round"
+    return f"{played[0]} rounds" if len(played) == 1 else f"{played[0]} to {played[-1]} rounds"
 
 
 def _contents(findings: Sequence[Finding]) -> str:

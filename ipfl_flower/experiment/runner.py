@@ -37,6 +37,8 @@ class Plan:
     device : {"cpu", "cuda"}
     engine : {"in-process", "deployment"}
         What the market is played on; other methods are played in this process.
+    rounds : int or None
+        How many are played; None: as many as each setting says.
     """
 
     settings: Sequence[str]
@@ -46,6 +48,7 @@ class Plan:
     data_dir: Path | None = None
     device: Literal["cpu", "cuda"] = "cpu"
     engine: Engine = "in-process"
+    rounds: int | None = None
 
     def __post_init__(self) -> None:
         for method in self.methods:
@@ -109,7 +112,8 @@ def run(plan: Plan, cache: Cache, told: Told | None = None) -> Iterator[Record]:
         told.says(f"SuperNodes play the market alone; played in this process: {', '.join(here)}")
     for name in plan.settings:
         for seed in plan.seeds:
-            setting = build(name, Choice(seed, quick=plan.quick, data_dir=plan.data_dir))
+            choice = Choice(seed, quick=plan.quick, data_dir=plan.data_dir, rounds=plan.rounds)
+            setting = build(name, choice)
             world = _Lazy(setting, plan.device)
             for method in plan.methods:
                 engine = plan.engine_of(method)

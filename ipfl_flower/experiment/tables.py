@@ -27,6 +27,8 @@ class Row:
     utility, utility_all : float or None
         Mean over honest institutions, and over all, summed over rounds, credits; None: without
         bound.
+    welfare : float or None
+        W, mean over all, summed over rounds, credits: what the market maximises.
     own_group, dishonest : float or None
         Shares of the volume bought.
     local_trainings : int
@@ -44,6 +46,7 @@ class Row:
     worst: float
     utility: float | None
     utility_all: float | None
+    welfare: float | None
     own_group: float | None
     dishonest: float | None
     local_trainings: int
@@ -78,6 +81,7 @@ def cells(row: Row) -> list[str]:
         percent(row.worst),
         credits_(row.utility),
         credits_(row.utility_all),
+        credits_(row.welfare),
         percent(row.own_group),
         percent(row.dishonest),
         f"{row.cpu_seconds:.1f}",
@@ -85,7 +89,7 @@ def cells(row: Row) -> list[str]:
 
 
 HEADINGS = (
-    *("method", "accuracy", "better", "worst", "U honest", "U all"),
+    *("method", "accuracy", "better", "worst", "U honest", "U all", "W"),
     *("own group", "noise", "CPU s"),
 )
 
@@ -99,7 +103,9 @@ rule: compare methods by this column. *worst* is the institution that is worst o
 *U honest* and *U all* are utility, summed over rounds, in credits, averaged over honest
 institutions and over all; payments cancel in the mean over all alone. It counts the volume of data
 that was bought, and what it cost, not how accurate models became. A method without a market pays
-nothing: its utility is what its graph would bring and cost by the same formulas. *own group* and
+nothing: its utility is what its graph would bring and cost by the same formulas. *W* is welfare,
+over all institutions: U that also prices the distance between buyer and seller, at the weight λ of
+the market whose books they are; it is what the market maximises. *own group* and
 *noise* are shares of the volume that honest institutions imported: from their own hidden group, and
 from those who send nothing of worth.
 """
@@ -125,6 +131,7 @@ def _row(setting: str, method: str, records: Sequence[Record]) -> Row:
         worst=_mean(values("worst")),
         utility=mean("utility"),
         utility_all=mean("utility_all"),
+        welfare=mean("welfare"),
         own_group=mean("own_group"),
         dishonest=mean("dishonest"),
         local_trainings=int(records[0]["local_trainings"]),

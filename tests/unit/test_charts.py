@@ -83,6 +83,12 @@ def test_ticks_end_where_a_step_is_less_than_what_tells_numbers_apart():
     assert whole_ticks(0, 3, 10) == [0, 1, 2, 3]
 
 
+def test_an_axis_without_a_whole_number_has_no_ticks():
+    assert whole_ticks(1, 0) == []
+    svg = line_chart("T", "D", [0.1, 0.5, 0.9], [Series("a", [0.0, 1.0, 2.0])])
+    assert len(all_of(svg, "path", "line")) == 1
+
+
 def test_bounds_have_room_also_where_there_is_nothing():
     assert bounds([None, math.nan, math.inf]) == bounds([0.0, 1.0])
     low, high = bounds([5.0])

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import os
+import re
+import shlex
 import sys
 from math import inf
 from pathlib import Path
@@ -19,6 +21,9 @@ from ipfl_flower.experiment.cache import Cache, Damage, forget_data, key_of, wri
 from ipfl_flower.experiment.definition import Choice, ExperimentError, Seat
 from ipfl_flower.experiment.runner import Plan, Told, run
 from ipfl_flower.experiment.settings import SETTINGS, build
+from ipfl_flower.experiment.studies.bench import Bench
+from ipfl_flower.experiment.studies.clusters import clusters
+from ipfl_flower.experiment.studies.gates import gates
 from ipfl_flower.tasks import TaskDataError
 
 
@@ -217,7 +222,10 @@ def test_the_program_writes_results_and_a_report(tmp_path, capsys):
     assert line.startswith(f"| local | {100 * mean / 2:.1f} ± ")
     cells = line.split(" | ")
     assert cells[2] == f"{100 * mean / 2:.1f}"  # alone, the trained model is the only one
-    assert cells[4:8] == ["0.0", "0.0", "–", "–"]
+    assert cells[4:9] == ["0.0", "0.0", "0.0", "–", "–"]
+    for cost in ("1", "0.05"):  # the market is played at both; alone, utility is none at either
+        title = report.index(f"### Utility at c = {cost}, credits")
+        assert re.match(r"\| tiny \| \S+ ± \S+ \| 0.0 ± 0.0 \|", report[title:].splitlines()[4])
     assert "seeds 0, 1. Data: scikit-learn's digits." in report
     assert main([*arguments, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["records"] == records
@@ -232,6 +240,32 @@ def test_a_stand_in_is_said_to_be_one(tmp_path, capsys, monkeypatch):
     assert "Data: digits for faces, **a stand-in**." in (tmp_path / "report.md").read_text()
 
 
+@pytest.mark.usefixtures("known")
+def test_settings_are_played_with_as_many_rounds_as_are_asked_for(tmp_path):
+    arguments = ["tiny", "--methods=local", "--quick", f"--output={tmp_path}"]
+    for more, rounds, said in ((["--rounds=3"], 3, "3 rounds"), ([], 2, "2 rounds")):
+        assert main([*arguments, *more]) == 0
+        (record,) = json.loads((tmp_path / "results.json").read_text())["records"]
+        assert len(record["rounds"]) == rounds
+        report = (tmp_path / "report.md").read_text()
+        assert shlex.join(["--quick", *more]) + "\n```" in report
+        assert f"**A quick run**: {said}, few samples" in report
+    assert len(list((tmp_path / "runs").iterdir())) == 2
+
+
+def test_studies_have_the_rounds_that_are_asked_for_and_gates_their_own(tmp_path, monkeypatch):
+    played = []
+    bench = Bench(Cache(tmp_path), seeds=(0,), rounds=7)
+    (choice,) = bench.choices()
+    cluster = {"name": "x", "title": "X", "groups": 2, "members": [{}, {}], "economics": "cheap"}
+    assert clusters(choice, **cluster).rounds == 7
+    assert clusters(choice, **cluster, rounds=2).rounds == 2
+    monkeypatch.setattr(bench, "play", lambda setting, method: played.append(setting) or {})
+    with pytest.raises(KeyError):  # of records in which nothing is
+        gates(bench)
+    assert {setting.rounds for setting in played} == {20}
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
@@ -239,6 +273,7 @@ def test_a_stand_in_is_said_to_be_one(tmp_path, capsys, monkeypatch):
         (["fashion_iid", "--methods=magic"], "method 'magic' is not known: choose from ipfl, "),
         ([], "name a setting, or say --all: cifar10_cluster, "),
         (["fashion_iid", "--seeds=0"], "--seeds must be ≥ 1, is 0"),
+        (["fashion_iid", "--rounds=0"], "--rounds must be ≥ 1, is 0"),
         (
             ["fashion_iid", "--data-dir=/nowhere", "--seeds=1", "--methods=local"],
             "fashion_iid, seed 0, local: task fashion_mnist: /nowhere/",
@@ -265,10 +300,11 @@ def test_the_command_becomes_the_program(monkeypatch, tmp_path):
     called = []
     monkeypatch.setattr(os, "execve", lambda *call: called.append(call))
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    command.experiment(["moon"], methods="local", quick=True, output=tmp_path)
+    command.experiment(["moon"], methods="local", quick=True, rounds=4, output=tmp_path)
     ((program, arguments, env),) = called
     assert program == sys.executable
     assert arguments[:4] == [sys.executable, "-P", "-m", "ipfl_flower.experiment"]
+    assert "--rounds=4" in arguments
     assert env["OMP_NUM_THREADS"] == "7"
     assert main(arguments[4:]) == 1  # it is understood: there is no such setting
 

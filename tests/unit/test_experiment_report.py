@@ -41,6 +41,7 @@ ABOUT = About(
     versions=[("numpy", "2.0")],
     seeds=(0, 1),
     quick=True,
+    rounds=(3, 8),
     seconds=1.0,
     cpu_seconds=2.0,
     cpu_seconds_of_plays=3.0,
@@ -51,7 +52,7 @@ def test_a_report_says_how_it_was_made_and_what_was_found():
     text = report([FOUND, FOUND], ABOUT)
     assert "```sh\nipfl experiment --all\n```" in text
     assert "seeds 0, 1" in text
-    assert "**A quick run**" in text
+    assert "**A quick run**: 3 to 8 rounds, few samples" in text
     assert "* [The moon (Figure 9)](#the-moon-figure-9)\n  * It went well." in text
     assert "| what | how much |\n| --- | --: |\n| a\\|b | 1 |\n\nA note." in text
     assert "![Lines](charts/moon-lines.svg)" in text

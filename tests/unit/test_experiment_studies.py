@@ -25,8 +25,7 @@ from ipfl_flower.experiment.studies import server
 from ipfl_flower.experiment.studies.ablation import ablation, boundary
 from ipfl_flower.experiment.studies.attacks import attacked, attacks
 from ipfl_flower.experiment.studies.bench import Bench
-from ipfl_flower.experiment.studies.economies import bought, economies
-from ipfl_flower.experiment.studies.gates import market_gates
+from ipfl_flower.experiment.studies.economies import bought, economies, elsewhere
 from ipfl_flower.experiment.studies.inclusive import inclusive
 from ipfl_flower.experiment.studies.liars import (
     LIES,
@@ -40,11 +39,9 @@ from ipfl_flower.experiment.studies.liars import (
 from ipfl_flower.experiment.studies.scale import message_bytes, scale
 from ipfl_flower.experiment.studies.sensitivity import EVERYBODY, outcome, recorded, single
 from ipfl_flower.experiment.studies.synthetic import ACROSS, WITHIN, Synthetic
-from ipfl_flower.experiment.studies.tasks import cumulated, tasks, verdict
 from ipfl_flower.experiment.studies.trained_liars import lying_setting, trained
 from ipfl_flower.experiment.studies.tuning import tuning
 from ipfl_flower.experiment.studies.varying import KNOBS, candidates_of, choose, varied
-from ipfl_flower.experiment.tables import rows
 from ipfl_flower.market import Rules, Terms, distances
 from ipfl_flower.settings import PRESETS
 from ipfl_flower.tasks import TaskDataError
@@ -366,6 +363,15 @@ def test_models_bought_are_counted_by_institution_and_round():
     assert bought({"rounds": [{"imports": [[1], [0, 2], []]}, {"imports": [[], [], []]}]}) == 0.5
 
 
+def test_markets_are_played_at_the_economics_that_is_not_their_settings_own(bench, monkeypatch):
+    monkeypatch.setitem(SETTINGS, "tiny", lambda choice: tiny(choice.seed, rounds=1))
+    monkeypatch.setattr(bench, "play", lambda setting, method: (setting.economics, method))
+    assert list(elsewhere(bench, ["tiny"], ["ipfl", "ipfl-paper"])) == [
+        ("paper", "ipfl"),
+        ("paper", "ipfl-paper"),
+    ]
+
+
 # --- tuning
 
 
@@ -534,90 +540,7 @@ def test_a_quick_bench_tunes_less(bench, monkeypatch, quick, settings, values):
     assert unchanged == dict.fromkeys(by_method, settings)
 
 
-# --- the main table and the gates
-
-
-def record_of(method, accuracies, *, setting="moon", seed=0, utilities=(1.0, 2.0), sizes=(40, 80)):
-    institutions = [
-        {
-            "test_accuracy": a,
-            "last_test_accuracy": a,
-            "better_test_accuracy": a,
-            "utility": u,
-            "honest": True,
-            "samples": n,
-        }
-        for a, u, n in zip(accuracies, utilities, sizes, strict=True)
-    ]
-    return {
-        "setting": setting,
-        "title": "A setting",
-        "method": method,
-        "seed": seed,
-        "data": "moonlight",
-        "stand_in": True,
-        "economics": "cheap",
-        "parameters": 7,
-        "local_trainings": 1,
-        "institutions": institutions,
-        "rounds": [{"utilities": list(utilities)}, {"utilities": [3.0, None]}],
-        "bought": {"own_group": 1.0, "dishonest": 0.0},
-        "cpu_seconds": 1.0,
-    }
-
-
-def test_where_the_market_is_not_best_is_said():
-    records = [
-        record_of("ipfl", (0.7, 0.8)),
-        record_of("local", (0.6, 0.6)),
-        record_of("ditto", (0.8, 0.8)),
-        record_of("oracle", (0.9, 0.9)),
-    ]
-    line = verdict(rows(records))
-    assert line.startswith("`moon`: **iPFL is not best**: 75.0 % against 80.0 % of `ditto`")
-    assert "(-5.0 points, one seed). Over training alone: +15.0." in line
-    assert "iPFL is best: 75.0 % against 60.0 %" in verdict(rows([*records[:2], records[3]]))
-    same = [records[0], record_of("local", (0.8, 0.7))]
-    assert "iPFL is level with the best of the others" in verdict(rows(same))
-    chosen = record_of("ditto", (0.6, 0.6))
-    for institution in chosen["institutions"]:  # with the market's own choice between two models
-        institution["better_test_accuracy"] = 0.85
-    assert "75.0 % against 85.0 % of `ditto`" in verdict(rows([records[0], chosen]))
-    finding = tasks(records, {"sun": "no data"})
-    assert finding.said[-1] == "`sun`: **not played**: no data"
-    assert "**80.0**" in finding.tables[0].rows[0]
-    assert "Data: moonlight, **a stand-in**." in finding.tables[1].note
-
-
-@pytest.mark.parametrize(("second", "said"), [(0.7, "beyond"), (0.4, "within")])
-def test_a_lead_is_held_against_the_spread_over_seeds(second, said):
-    records = [
-        record_of("ipfl", (0.7, 0.7)),
-        record_of("ipfl", (second, second), seed=1),
-        *(record_of("local", (0.5, 0.5), seed=seed) for seed in range(2)),
-    ]
-    assert f"points, {said} a standard deviation over seeds)" in verdict(rows(records))
-
-
-def test_utility_is_cumulated_over_rounds_and_unknown_where_it_has_no_bound():
-    record = record_of("ipfl", (0.7, 0.8))
-    assert cumulated(record) == [None, None]
-    record["rounds"][1]["utilities"][1] = 5.0
-    assert cumulated(record) == [1.5, 5.5]
-
-
-def test_the_markets_gates():
-    def passed(ours, local=(0.6, 0.7), oracle=(0.75, 0.75), noise=0.0, own=1.0):
-        mine = record_of("ipfl", ours)
-        mine["bought"] = {"own_group": own, "dishonest": noise}
-        found = market_gates([mine], [record_of("local", local)], [record_of("oracle", oracle)])
-        return [gate.passed for gate in found]
-
-    assert passed((0.75, 0.75)) == [True] * 6
-    assert passed((0.72, 0.67)) == [False, False, True, False, True, True]
-    assert passed((0.68, 0.80)) == [True, True, False, True, True, True]
-    assert passed((0.75, 0.75), noise=0.06, own=0.8) == [True] * 4 + [False, False]
-    assert passed((0.75, 0.75), own=None)[-1] is False
+# --- what is kept
 
 
 def test_what_studies_ask_for_is_kept_and_counted_once(bench):

@@ -1,5 +1,6 @@
 """The settings that ``ipfl experiment`` knows, one a file."""
 
+import dataclasses
 from typing import Final
 
 from ipfl_flower.experiment.definition import Build, Choice, ExperimentError, Setting
@@ -48,7 +49,7 @@ SETTINGS: Final[dict[str, Build]] = {
 
 
 def build(name: str, choice: Choice) -> Setting:
-    """Make the setting of that name.
+    """Make the setting of that name, with the choice's number of rounds where it has one.
 
     Raises
     ------
@@ -60,6 +61,8 @@ def build(name: str, choice: Choice) -> Setting:
             f"setting {name!r} is not known: choose from {', '.join(sorted(SETTINGS))}"
         )
     try:
-        return SETTINGS[name](choice)
+        setting = SETTINGS[name](choice)
     except (TaskError, TaskDataError) as error:
         raise ExperimentError(f"setting {name}: {error}") from error
+    rounds = setting.rounds if choice.rounds is None else choice.rounds
+    return dataclasses.replace(setting, rounds=rounds)

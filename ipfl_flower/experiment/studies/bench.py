@@ -29,6 +29,8 @@ class Bench:
     data_dir : Path or None
     device : {"cpu", "cuda"}
     told : Told
+    rounds : int or None
+        How many are played; None: as many as each setting says.
     """
 
     cache: Cache
@@ -37,6 +39,7 @@ class Bench:
     data_dir: Path | None = None
     device: Literal["cpu", "cuda"] = "cpu"
     told: Told = field(default_factory=Told)
+    rounds: int | None = None
     _world: World | None = None
     _cpu_seconds: dict[Hashable, float] = field(default_factory=dict)
 
@@ -48,7 +51,7 @@ class Bench:
     def choices(self) -> Iterator[Choice]:
         """Yield what settings are made from, a seed each."""
         for seed in self.seeds:
-            yield Choice(seed, quick=self.quick, data_dir=self.data_dir)
+            yield Choice(seed, quick=self.quick, data_dir=self.data_dir, rounds=self.rounds)
 
     def play(self, setting: Setting, method: str) -> Record:
         """Play a method on a setting, or take its record from the cache.

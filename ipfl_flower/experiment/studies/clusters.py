@@ -35,6 +35,7 @@ def clusters(
         nobody has it, so that the others' data is as if it were there.
     economics : {"paper", "cheap"}
     rounds : int, optional
+        By default the choice's, or as many as it takes.
     """
     seats = []
     for i, member in enumerate(members):
@@ -57,7 +58,7 @@ def clusters(
         title=title,
         seats=tuple(seats),
         sgd=SGD,
-        rounds=rounds or (ROUNDS_QUICK if choice.quick else ROUNDS),
+        rounds=rounds or choice.rounds or (ROUNDS_QUICK if choice.quick else ROUNDS),
         seed=choice.seed,
         economics=economics,
         data=DATA,

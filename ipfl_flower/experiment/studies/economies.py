@@ -1,7 +1,7 @@
 """Both economics: every setting's market as published (c = 1), and with cheap models (c = .05)."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from ipfl_flower.experiment.definition import COST, Economics, ExperimentError
@@ -87,6 +87,22 @@ def _played(bench: Bench, name: str, market: str, economics: Economics) -> dict[
         **{what: [one[what] for one in sums] for what in ("accuracy", "worst", "utility")},
         "bought": [bought(record) for record in records],
     }
+
+
+def elsewhere(bench: Bench, settings: Sequence[str], markets: Sequence[str]) -> Iterator[Record]:
+    """Play markets on settings at the economics that isn't the setting's own; yield the records.
+
+    Raises
+    ------
+    ExperimentError
+        A market failed, or a setting's data can't be had.
+    """
+    for name in settings:
+        for choice in bench.choices():
+            setting = build(name, choice)
+            (other,) = COST.keys() - {setting.economics}
+            for market in markets:
+                yield bench.play(dataclasses.replace(setting, economics=other), market)
 
 
 def bought(record: Record) -> float:

@@ -1,10 +1,11 @@
 """Accuracy and utility by task: every setting under every method."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 
+from ipfl_flower.experiment.definition import COST
 from ipfl_flower.experiment.oracle import Oracle
 from ipfl_flower.experiment.play import PRESETS
 from ipfl_flower.experiment.record import Record
@@ -18,48 +19,23 @@ from ipfl_flower.experiment.studies.finding import (
     deviation,
     mean,
     percent,
-    signed,
 )
+from ipfl_flower.experiment.studies.utility import OURS, accounts, highest, table, verdicts
+from ipfl_flower.experiment.studies.verdicts import Beside, Standing, verdict
 from ipfl_flower.experiment.tables import EXPLAINED, HEADINGS, Row, cells, rows
-
-OURS: Final = "ipfl"
-LEVEL: Final = 0.0005
-"""Accuracies that differ by less are written alike."""
 
 FEW: Final = 3
 """Methods beside the market's that a chart of utilities shows."""
 
-
-class Standing(Protocol):
-    """How accurate a method is on a setting, over seeds; see `tables.Row`."""
-
-    @property
-    def setting(self) -> str:
-        """Its name."""
-
-    @property
-    def method(self) -> str:
-        """Its name."""
-
-    @property
-    def seeds(self) -> int:
-        """How many."""
-
-    @property
-    def accuracy(self) -> float:
-        """Mean test accuracy in [0, 1]."""
-
-    @property
-    def deviation(self) -> float:
-        """Its standard deviation over seeds, 0 of one."""
-
-    @property
-    def better(self) -> float:
-        """Mean test accuracy with the better of the method's model and the trained one."""
+BUT: Final = " but for the market by another preset"
 
 
-def tasks(records: Sequence[Record], missing: Mapping[str, str] | None = None) -> Finding:
-    """Sum up records of settings × methods × seeds: the main table.
+def tasks(
+    records: Sequence[Record],
+    missing: Mapping[str, str] | None = None,
+    others: Sequence[Record] = (),
+) -> Finding:
+    """Sum up records of settings × methods × seeds: the main tables.
 
     Parameters
     ----------
@@ -67,17 +43,25 @@ def tasks(records: Sequence[Record], missing: Mapping[str, str] | None = None) -
         As `runner.run` yields them.
     missing : mapping of str to str
         Settings that could not be played, and why.
+    others : sequence of Record
+        The market's at the economics that aren't the settings' own; what isn't there is left out.
     """
-    table = rows(records)
-    names = list(dict.fromkeys(row.setting for row in table))
-    by_setting = {name: [row for row in table if row.setting == name] for name in names}
+    found = rows(records)
+    names = list(dict.fromkeys(row.setting for row in found))
+    by_setting = {name: [row for row in found if row.setting == name] for name in names}
     heads = {name: [r for r in records if r["setting"] == name] for name in names}
+    both = {name: [*heads[name], *(r for r in others if r["setting"] == name)] for name in names}
     return Finding(
         name="tasks",
         title="Accuracy and utility by task",
         asked=f"{EXPLAINED} *oracle* knows the hidden groups and is no competitor.",
         said=[
-            *(verdict(by_setting[name]) for name in names),
+            *(_overall(by_setting, both) if len(names) > 1 else ()),
+            *(
+                line
+                for name in names
+                for line in (verdict(by_setting[name], heads[name]), *verdicts(name, both[name]))
+            ),
             *(f"`{name}`: **not played**: {why}" for name, why in (missing or {}).items()),
         ],
         tables=[
@@ -86,6 +70,7 @@ def tasks(records: Sequence[Record], missing: Mapping[str, str] | None = None) -
                 "Mean test accuracy, percent",
                 "Bold: the best, oracle aside. ± is the standard deviation over seeds.",
             ),
+            *(table(both, economics) for economics in COST),
             *(_setting(heads[name], by_setting[name]) for name in names),
         ],
         charts=[
@@ -93,60 +78,68 @@ def tasks(records: Sequence[Record], missing: Mapping[str, str] | None = None) -
             for name in names
             for chart in (_bars(name, by_setting[name]), _curves(name, heads[name]))
         ],
-        data={
-            "rows": [
-                {
-                    "setting": row.setting,
-                    "method": row.method,
-                    "accuracy": row.accuracy,
-                    "deviation": row.deviation,
-                    "worst": row.worst,
-                    "utility": row.utility,
-                }
-                for row in table
-            ]
-        },
+        data=_data(found, both),
     )
 
 
-def strongest(row: Standing) -> float:
-    """Return the higher of a method's two accuracies."""
-    return max(row.accuracy, row.better)
+def _data(found: Sequence[Row], both: Mapping[str, Sequence[Record]]) -> dict[str, Any]:
+    return {
+        "rows": [
+            {
+                "setting": row.setting,
+                "method": row.method,
+                "accuracy": row.accuracy,
+                "deviation": row.deviation,
+                "worst": row.worst,
+                "utility": row.utility,
+            }
+            for row in found
+        ],
+        "economies": [
+            {
+                "setting": name,
+                "method": account.method,
+                "economics": economics,
+                "utilities": account.utilities,
+                "welfares": account.welfares,
+            }
+            for name, mine in both.items()
+            for economics in COST
+            for account in accounts(mine, economics)
+        ],
+    }
 
 
-def verdict(mine: Sequence[Standing], named: str = "iPFL") -> str:
-    """Say plainly whether the market is best on a setting, and by how much it isn't.
+def _overall(
+    by_setting: Mapping[str, Sequence[Row]], both: Mapping[str, Sequence[Record]]
+) -> list[str]:
+    """Say on how many settings the market is the best: in accuracy, and in utility."""
+    pairs = {name: Beside.of(mine) for name, mine in by_setting.items()}
+    methods = {row.method for mine in by_setting.values() for row in mine}
+    presets = ("", BUT) if methods & (PRESETS.keys() - {OURS}) else ("",)
+    return [
+        _on(
+            "Accuracy: iPFL is at or above the best of the others within one standard deviation",
+            {name: None if pair is None else pair.reached for name, pair in pairs.items()},
+        ),
+        *(
+            _on(
+                f"Utility at c = {COST[economics]:g}: iPFL's is the highest{among}",
+                {name: highest(mine, economics, markets=not among) for name, mine in both.items()},
+            )
+            for economics in COST
+            for among in presets
+        ),
+    ]
 
-    A rival counts by the better of its two columns: as its authors define it, or with the market's
-    own choice between what it brings and what was trained. The market is `named` so.
-    """
-    name = mine[0].setting
-    rivals = [row for row in mine if row.method not in (OURS, Oracle.name)]
-    ours = next((row for row in mine if row.method == OURS), None)
-    if ours is None or not rivals:
-        return f"`{name}`: not compared."
-    best = max(rivals, key=strongest)
-    ahead = ours.accuracy - strongest(best)
-    noise = max(ours.deviation, best.deviation)
-    how = (
-        f"{percent(ours.accuracy)} % against {percent(strongest(best))} % of `{best.method}` "
-        f"({signed(100 * ahead, 1)} points"
-    )
-    if ours.seeds < 2:
-        how += ", one seed)"
-    else:
-        how += f", {'within' if abs(ahead) <= noise else 'beyond'} a standard deviation over seeds)"
-    if abs(ahead) < LEVEL:
-        return f"`{name}`: {named} is level with the best of the others: {how}."
-    if ahead > 0:
-        return f"`{name}`: {named} is best: {how}."
-    alone = next((row for row in mine if row.method == "local"), None)
-    over = (
-        ""
-        if alone is None
-        else f" Over training alone: {signed(100 * (ours.accuracy - alone.accuracy), 1)}."
-    )
-    return f"`{name}`: **{named} is not best**: {how}.{over}"
+
+def _on(what: str, holds: Mapping[str, bool | None]) -> str:
+    compared = [name for name, it in holds.items() if it is not None]
+    if not compared:
+        return f"{what}: not compared."
+    failed = [f"`{name}`" for name in compared if not holds[name]]
+    line = f"{what} on {len(compared) - len(failed)} of {len(compared)} settings"
+    return f"{line}; **not on** {', '.join(failed)}." if failed else f"{line}."
 
 
 def _setting(records: Sequence[Record], mine: Sequence[Row]) -> Table:

@@ -21,7 +21,8 @@ from ipfl_flower.experiment.studies.finding import (
     spread,
 )
 from ipfl_flower.experiment.studies.gates import DIRICHLET, IID, MARKET, PRIVATE
-from ipfl_flower.experiment.studies.tasks import OURS, compared, verdict
+from ipfl_flower.experiment.studies.tasks import compared
+from ipfl_flower.experiment.studies.utility import OURS
 from ipfl_flower.experiment.studies.varying import (
     KNOBS,
     QUICK,
@@ -31,6 +32,7 @@ from ipfl_flower.experiment.studies.varying import (
     choose,
     varied,
 )
+from ipfl_flower.experiment.studies.verdicts import verdict
 from ipfl_flower.tasks import TaskDataError, TaskError
 
 SETTINGS: Final = (MARKET, IID, PRIVATE, DIRICHLET, "fashion_rotations")
@@ -149,7 +151,7 @@ def tuning(
         title="Every method tuned",
         asked=ASKED,
         said=[
-            *(verdict(mine, "tuned iPFL") for mine in whole.values() if mine),
+            *(verdict(mine, named="tuned iPFL") for mine in whole.values() if mine),
             *(_gain(everything, method) for method in knobs if everything),
             *(
                 f"`{one.setting}`: `{one.method}` **failed** at {failure}"
