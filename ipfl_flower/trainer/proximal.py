@@ -8,13 +8,13 @@ by SGD or AdamW on L, with the quadratic term solved exactly after each step. Ad
 
     θ ← (θ' + 2 h κ θ̄) / (1 + 2 h κ)
 
-is stable for every κ. h is the effective step, by which a steady gradient g is multiplied; with
-another the fixed point would not be the minimum.
+is stable for every κ. h is the effective step: a steady gradient g moves θ by h·g a step. With this
+h and no other the fixed point, g + 2κ(θ − θ̄) = 0, is the minimum.
 
 * SGD: h = lr / (1 − momentum), as momentum adds up g / (1 − momentum).
-* AdamW: h = lr / (√v̂ + ε), for each element: the proximal step in the metric that Adam scales the
-  gradient by. Its decay is decoupled, so that what it pulls to 0 with is no part of L. An element
-  whose gradient has always been 0 goes to the centre at once: to L it is all the same.
+* AdamW: h = lr / (√v̂ + ε), for each element: the exact step is that in Adam's own metric. Its
+  weight decay is decoupled: no part of L, so it moves the fixed point towards 0. Where the gradient
+  has been 0 so far, h = lr / ε is huge, and the element goes to the centre at once.
 
 Both are written out: making a ``torch.optim.SGD`` imports torch's compiler, 1.5 CPU seconds.
 
