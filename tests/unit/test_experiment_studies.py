@@ -394,8 +394,8 @@ def judged(validation, test, *, better=None, better_test=None, noise=1.0):
             for own, tested, better_tested, honest in pairs
         ],
         "rounds": [
-            {"better_validation_accuracy": [0.0, 0.0]},
-            {"better_validation_accuracy": [better, noise]},
+            {"better_validation_accuracy": [0.0, 0.0], "welfare": 0.0},
+            {"better_validation_accuracy": [better, noise], "welfare": 0.0},
         ],
         "bought": {"own_group": None, "dishonest": None},
         "cpu_seconds": 0.0,

@@ -19,6 +19,7 @@ from ipfl_flower.experiment.settings.images import (
     fashion_niid,
     fashion_skew,
 )
+from ipfl_flower.experiment.settings.news import news_encoder, news_language_model
 from ipfl_flower.experiment.settings.pacs import pacs
 from ipfl_flower.experiment.settings.shakespeare import shakespeare
 from ipfl_flower.tasks import TaskDataError, TaskError
@@ -33,6 +34,8 @@ SETTINGS: Final[dict[str, Build]] = {
         fashion_private,
         fashion_dirichlet,
         fashion_rotations,
+        news_encoder,
+        news_language_model,
         cifar10_niid,
         cifar10_cluster,
         cifar10_skew,

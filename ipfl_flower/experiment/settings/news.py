@@ -1,0 +1,94 @@
+"""Hidden groups of language models: BBC's topics, which two groups name by different letters.
+
+Two models with LoRA: an encoder, small enough for every test run, and a causal language model.
+What one group's adapters know is wrong for the other, so a good market is as good as knowing the
+groups. Adapters of one pretrained model start alike and learn much alike: their updates are near
+each other in both groups, which is what makes the groups hard to find.
+"""
+
+from typing import Any, Final
+
+from ipfl_flower.experiment.definition import Choice, Seat, Setting
+from ipfl_flower.tasks import load_task
+from ipfl_flower.trainer.proximal import AdamW, Optimiser, Sgd
+
+GROUPS: Final = 2
+
+
+def news_encoder(choice: Choice) -> Setting:
+    """Three and three institutions of 24 articles, with MiniLM."""
+    return _setting(
+        choice,
+        "news_encoder",
+        "BBC news, 2 groups by answer letters, MiniLM with LoRA, 6 × 24 articles",
+        institutions=6,
+        rounds=3 if choice.quick else 8,
+        sgd=Sgd(iterations=4, batch_size=8, learning_rate=0.05, momentum=0.9),
+        model="minilm",
+        layers=2,
+        rank=8,
+        alpha=16.0,
+        length=32,
+        samples=24,
+        validation=24,
+        test=100,
+    )
+
+
+def news_language_model(choice: Choice) -> Setting:
+    """Two and two institutions of 48 articles, with SmolLM2-135M."""
+    return _setting(
+        choice,
+        "news_language_model",
+        "BBC news, 2 groups by answer letters, SmolLM2-135M with LoRA, 4 × 48 articles",
+        institutions=4,
+        rounds=2 if choice.quick else 5,
+        sgd=AdamW(iterations=8, batch_size=8, learning_rate=1e-3),
+        model="smollm2",
+        layers=8,
+        rank=8,
+        alpha=16.0,
+        length=40,
+        samples=48,
+        validation=24,
+        test=60,
+    )
+
+
+def _setting(
+    choice: Choice,
+    name: str,
+    title: str,
+    *,
+    institutions: int,
+    rounds: int,
+    sgd: Optimiser,
+    **options: Any,
+) -> Setting:
+    tasks = [
+        {
+            "name": "instructions",
+            "corpus": "bbc",
+            "groups": GROUPS,
+            "institution": i,
+            "institutions": institutions,
+            "answer_length": 2,
+            "seed": choice.seed,
+            **options,
+        }
+        for i in range(institutions)
+    ]
+    first = load_task(**tasks[0])
+    return Setting(
+        name=name,
+        title=title,
+        seats=tuple(
+            Seat(name=f"group{i % GROUPS}-{i // GROUPS}", task=task, group=i % GROUPS)
+            for i, task in enumerate(tasks)
+        ),
+        sgd=sgd,
+        rounds=rounds,
+        seed=choice.seed,
+        economics="cheap",
+        data=first.source(),
+    )
