@@ -57,6 +57,7 @@ def make_record(world: World, method: str, play: Play, *, local_trainings: int) 
             "honest": bool(world.honest[i]),
             **_terms(world.truth[i]),
             "reported": _terms(world.terms[i]),
+            "test_samples": len(world.institutions[i].task.data().test),
             "round": best[i],
             "validation_accuracy": play.rounds[best[i]].judged[i].validation_accuracy,
             "test_accuracy": play.rounds[best[i]].judged[i].test_accuracy,

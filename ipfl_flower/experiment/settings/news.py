@@ -36,16 +36,17 @@ def news_encoder(choice: Choice) -> Setting:
 
 
 def news_language_model(choice: Choice) -> Setting:
-    """Two and two institutions of 48 articles, with SmolLM2-135M."""
+    """Two and two institutions of 48 articles, with SmolLM2-135M; when quick, with MiniLM."""
     return _setting(
         choice,
         "news_language_model",
-        "BBC news, 2 groups by answer letters, SmolLM2-135M with LoRA, 4 × 48 articles",
+        f"BBC news, 2 groups by answer letters, {'MiniLM' if choice.quick else 'SmolLM2-135M'} "
+        "with LoRA, 4 × 48 articles",
         institutions=4,
         rounds=2 if choice.quick else 5,
         sgd=AdamW(iterations=8, batch_size=8, learning_rate=1e-3),
-        model="smollm2",
-        layers=8,
+        model="minilm" if choice.quick else "smollm2",
+        layers=2 if choice.quick else 8,
         rank=8,
         alpha=16.0,
         length=40,

@@ -5,26 +5,31 @@ They are few and cheap, so that a quick report has them, too.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import sqrt
 from typing import Final
 
 import numpy as np
 
-from ipfl_flower.experiment.definition import Choice
+from ipfl_flower.experiment.definition import Choice, ExperimentError
 from ipfl_flower.experiment.record import Record, summary
 from ipfl_flower.experiment.settings import build
 from ipfl_flower.experiment.studies.bench import Bench
 from ipfl_flower.experiment.studies.finding import Finding, Number, Table, mean, percent
+from ipfl_flower.tasks import TaskDataError
 
 OURS: Final = "ipfl"
 PAPER: Final = "ipfl-paper"
 MARKET, IID = "fashion_market", "fashion_iid"
 PRIVATE, DIRICHLET = "fashion_private", "fashion_dirichlet"
+ENCODER, LANGUAGE_MODEL = "news_encoder", "news_language_model"
 PLAYED: Final = {
     MARKET: (OURS, "ipfl-paper", "local", "oracle"),
     IID: (OURS, "ipfl-paper", "fedavg"),
     PRIVATE: (OURS, "ipfl-paper", "local"),
     DIRICHLET: (OURS, "ipfl-paper", "local"),
 }
+NEWS_PLAYED: Final = (OURS, "local", "oracle")
+"""On language models; where these can't be had, their gates are left out."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,7 @@ def gates(bench: Bench) -> Finding:
         name: {method: _records(bench, name, method) for method in methods}
         for name, methods in PLAYED.items()
     }
+    news, missing = _news(bench)
     judged = {
         market: [
             *market_gates(
@@ -73,6 +79,7 @@ def gates(bench: Bench) -> Finding:
         ]
         for market in (OURS, "ipfl-paper")
     }
+    judged[OURS] += news
     failed = [gate for gate in judged[OURS] if not gate.passed]
     paper = [gate for gate in judged["ipfl-paper"] if not gate.passed]
     seeds = ", ".join(map(str, bench.seeds))
@@ -80,13 +87,16 @@ def gates(bench: Bench) -> Finding:
         name="gates",
         title="Gates",
         asked=(
-            "What a right market must show on Fashion-MNIST with cheap models (c = .05), at full "
-            f"length (20 rounds), mean over seeds {seeds}."
+            "What a right market must show with cheap models (c = .05), at full length: on "
+            "Fashion-MNIST (20 rounds), and with LoRA on an encoder and, unless quick, on a causal "
+            f"language model. Means over seeds {seeds}."
         ),
         said=[
             f"`ipfl` passes {len(judged[OURS]) - len(failed)} of {len(judged[OURS])} gates"
             + (f"; it FAILS: {'; '.join(_named(gate) for gate in failed)}." if failed else "."),
-            f"`ipfl-paper`, the paper's own recipe, fails {len(paper)} of {len(judged[PAPER])}.",
+            f"`ipfl-paper`, the paper's own recipe, fails {len(paper)} of {len(judged[PAPER])} "
+            + "on Fashion-MNIST; it isn't played on language models.",
+            *(f"`{name}`: **not played**: {why}" for name, why in missing.items()),
         ],
         tables=[
             Table(
@@ -144,6 +154,50 @@ def market_gates(
             mean(record["bought"]["own_group"] for record in ours),
         ),
     ]
+
+
+def _news(bench: Bench) -> tuple[list[Gate], dict[str, str]]:
+    """Play the language models that there are; return their gates, and why others are missing."""
+    found: list[Gate] = []
+    missing: dict[str, str] = {}
+    for name in (ENCODER,) if bench.quick else (ENCODER, LANGUAGE_MODEL):
+        try:
+            played = {method: _records(bench, name, method) for method in NEWS_PLAYED}
+        except ExperimentError as error:
+            if not isinstance(error.__cause__, TaskDataError):
+                raise
+            missing[name] = str(error)
+        else:
+            found += news_gates(played[OURS], played["local"], played["oracle"])
+    return found, missing
+
+
+def news_gates(
+    ours: Sequence[Record], local: Sequence[Record], oracle: Sequence[Record]
+) -> list[Gate]:
+    """Return the gates of hidden groups of language models: the groups are found, and it pays.
+
+    "As good as knowing the groups" is within two standard errors of the difference of two shares
+    of that many test samples.
+    """
+    name = ours[0]["setting"]
+    knowing, tested = _accuracy(oracle), sum(_tested(record) for record in ours)
+    noise = 2 * sqrt(2 * knowing * (1 - knowing) / tested)
+    own = mean(record["bought"]["own_group"] for record in ours)
+    return [
+        Gate(name, "mean ≥ local + 3", _accuracy(local) + 0.03, _accuracy(ours)),
+        Gate(
+            name,
+            f"mean ≥ oracle − {100 * noise:.1f}, two standard errors",
+            knowing - noise,
+            _accuracy(ours),
+        ),
+        Gate(name, "own group's share ≥ 90", 0.90, own),
+    ]
+
+
+def _tested(record: Record) -> int:
+    return sum(item["test_samples"] for item in record["institutions"] if item["honest"])
 
 
 def by_institution(records: Sequence[Record]) -> list[float]:
