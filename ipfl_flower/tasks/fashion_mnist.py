@@ -1,4 +1,4 @@
-"""Fashion-MNIST: 70,000 grey 28×28 images of clothing, from Debian's package or a folder.
+"""Fashion-MNIST: 70,000 grey 28×28 images of clothing, from Debian's package, a folder or the hub.
 
 The official training and test sets are joined and cut anew, so that each institution's test data
 follows the distribution of its training data.
@@ -18,18 +18,20 @@ from torch import Tensor, nn
 from ipfl_flower.tasks.base import seeded
 from ipfl_flower.tasks.errors import TaskDataError
 from ipfl_flower.tasks.files import AbsolutePath
-from ipfl_flower.tasks.images import CLASSES, ImageTask, SliceOptions, mlp
+from ipfl_flower.tasks.hub import HubImageOptions, read_images
+from ipfl_flower.tasks.images import CLASSES, ImageTask, mlp
 from ipfl_flower.tasks.networks import lenet
 
 DEBIAN_FOLDER = "/usr/share/datasets/fashion-mnist"
 _HOW_TO_GET = (
     "install Debian's package dataset-fashion-mnist, or set data_dir to the folder of the gzipped "
-    "IDX files"
+    "IDX files, or dataset to zalando-datasets/fashion_mnist"
 )
+HUB_NAME = "zalando-datasets/fashion_mnist"
 
 
-class FashionOptions(SliceOptions):
-    """Which slice, which model, and where the files are.
+class FashionOptions(HubImageOptions):
+    """Which slice, which model, and where the files are, if not on the hub.
 
     Attributes
     ----------
@@ -53,6 +55,7 @@ class FashionMnist(ImageTask):
         super().__init__(options)
         self.model = options.model
         self.folder = Path(options.data_dir)
+        self.hub = options.on_hub((28, 28), CLASSES, self.name)
 
     def build_model(self, seed: int) -> nn.Module:
         """Build the MLP or a CNN; see :meth:`Task.build_model`."""
@@ -61,11 +64,17 @@ class FashionMnist(ImageTask):
         return mlp(196, 64, CLASSES, seed=seed) if self.model == "mlp" else small_cnn(seed)
 
     def source(self) -> str:
-        """Say that it is the whole of it; see :meth:`Task.source`."""
-        return "Fashion-MNIST"
+        """Say that it is the whole of it, or what else; see :meth:`Task.source`."""
+        return "Fashion-MNIST" if self.hub is None else self.hub.source()
+
+    def stand_in(self) -> bool:
+        """Tell whether it is another data set of the hub; see :meth:`Task.stand_in`."""
+        return self.hub is not None and not self.hub.is_named(HUB_NAME)
 
     def read(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """Read all 70,000 images and labels."""
+        """Read all 70,000 images, (n, 28, 28), and labels (n,)."""
+        if self.hub is not None:
+            return read_images(self.hub)
         images, labels = [], []
         for part in ("train", "t10k"):
             images.append(read_idx(self.folder / f"{part}-images-idx3-ubyte.gz", dimensions=3))

@@ -119,7 +119,7 @@ def _unreadable(path: Path, task: str, error: Exception, how_to_get: str) -> Tas
 
 
 def check_labelled_images(
-    images: NDArray[Any], labels: NDArray[Any], classes: int, task: str, where: Path
+    images: NDArray[Any], labels: NDArray[Any], classes: int, task: str, where: Path | str
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Check bytes of images (n, …) and their labels (n,) in 0 … classes - 1.
 

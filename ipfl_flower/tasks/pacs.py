@@ -1,4 +1,4 @@
-"""PACS: 9,991 images of seven classes as photos, art, cartoons and sketches, from a folder or .npz.
+"""PACS: 9,991 images of seven classes as photos, art, cartoons and sketches, from files or the hub.
 
 Li et al., "Deeper, Broader and Artier Domain Generalization", ICCV 2017. The domains are what
 groups of institutions differ by.
@@ -23,21 +23,23 @@ from ipfl_flower.tasks.files import (
     data_folder,
     read_npz,
 )
-from ipfl_flower.tasks.images import ImageTask, SliceOptions
+from ipfl_flower.tasks.hub import HubImageOptions, HubImages, read_images, read_rows
+from ipfl_flower.tasks.images import ImageTask
 from ipfl_flower.tasks.networks import resnet20, strided_cnn
 
 DOMAINS = ("photo", "art_painting", "cartoon", "sketch")
 CLASSES = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
 HOW_TO_GET = (
     "set data_dir to a folder with the official folders (photo, art_painting, cartoon, sketch; "
-    "in each a folder for each class) or pacs32.npz"
+    "in each a folder for each class) or pacs32.npz, or dataset to flwrlabs/pacs"
 )
+HUB_NAME = "flwrlabs/pacs"
 _ARCHIVE = "pacs32.npz"
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as is usual for PACS
 
 
-class PacsOptions(SliceOptions):
-    """Which slice, which model, and where the files are.
+class PacsOptions(HubImageOptions):
+    """Which slice, which model, and where the files are, if not on the hub.
 
     Attributes
     ----------
@@ -79,6 +81,8 @@ class Pacs(ImageTask):
         self.model = options.model
         self.side = options.side
         self.data_dir = options.data_dir
+        shape = (self.side, self.side, 3)
+        self.hub = options.on_hub(shape, len(CLASSES), self.name, scaled=True)
 
     def build_model(self, seed: int) -> nn.Module:
         """Build the ResNet or the CNN; see :meth:`Task.build_model`."""
@@ -88,16 +92,20 @@ class Pacs(ImageTask):
 
     def source(self) -> str:
         """Say which images they are; see :meth:`Task.source`."""
+        if self.hub is not None:
+            return self.hub.source()
         folder = self._folder()
         return "PACS" if _official(folder) else f"PACS at 32 pixels ({_ARCHIVE})"
 
     def stand_in(self) -> bool:
-        """Tell whether the images are smaller than PACS's; see :meth:`Task.stand_in`."""
+        """Tell whether the images are smaller than PACS's, or others; see :meth:`Task.stand_in`."""
+        if self.hub is not None:
+            return not self.hub.is_named(HUB_NAME)
         return not _official(self._folder())
 
     def read(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """Read all images, (n, side, side, 3) or (n, 32, 32, 3), and labels (n,)."""
-        images = read_pacs(self._folder(), self.side)
+        images = self._images()
         return images.pixels, images.labels
 
     def inputs(self, images: NDArray[np.uint8]) -> Tensor:
@@ -113,7 +121,7 @@ class Pacs(ImageTask):
         """Split by domains, or as :meth:`ImageTask.split` does."""
         if not self.by_domain:
             return super().split(used, labels, rng)
-        domains = read_pacs(self._folder(), self.side).domains[used]
+        domains = self._images().domains[used]
         institutions = self.options.institutions
         shares: dict[int, splits.Indices] = {}
         for domain in range(len(DOMAINS)):
@@ -122,6 +130,11 @@ class Pacs(ImageTask):
             pieces = splits.even(len(members), len(holders), rng) if holders else []
             shares |= {i: members[piece] for i, piece in zip(holders, pieces, strict=True)}
         return [shares[institution] for institution in range(institutions)]
+
+    def _images(self) -> Images:
+        if self.hub is not None:
+            return read_hub(self.hub)
+        return read_pacs(self._folder(), self.side)
 
     def _folder(self) -> Path:
         return data_folder(self.data_dir, self.name, HOW_TO_GET)
@@ -147,6 +160,26 @@ def read_pacs(folder: Path, side: int) -> Images:
         raise TaskDataError(f"task pacs: {path} has no square colour images: {HOW_TO_GET}")
     _, checked = check_labelled_images(pixels, domains, len(DOMAINS), "pacs", path)
     return Images(*check_labelled_images(pixels, arrays["y"], len(CLASSES), "pacs", path), checked)
+
+
+@lru_cache(maxsize=1)
+def read_hub(wanted: HubImages) -> Images:
+    """Read all images of the hub, with their domains by name in a column of that name.
+
+    Raises
+    ------
+    TaskDataError
+        They can't be had, or are others.
+    """
+    pixels, labels = read_images(wanted)
+    names = read_rows(wanted.dataset, {"domain": "dataset"}, "pacs")["domain"][:]
+    strays = sorted({str(name) for name in names}.difference(DOMAINS))
+    if strays:
+        raise TaskDataError(
+            f"task pacs: {wanted.dataset} has a domain {strays[0]!r}, not {', '.join(DOMAINS)}: "
+            "rename it"
+        )
+    return Images(pixels, labels, np.array([DOMAINS.index(name) for name in names]))
 
 
 def _official(folder: Path) -> bool:

@@ -94,8 +94,7 @@ def gates(bench: Bench) -> Finding:
         said=[
             f"`ipfl` passes {len(judged[OURS]) - len(failed)} of {len(judged[OURS])} gates"
             + (f"; it FAILS: {'; '.join(_named(gate) for gate in failed)}." if failed else "."),
-            f"`ipfl-paper`, the paper's own recipe, fails {len(paper)} of {len(judged[PAPER])} "
-            + "on Fashion-MNIST; it isn't played on language models.",
+            f"`ipfl-paper`, the paper's recipe, fails {len(paper)} of {len(judged[PAPER])}.",
             *(f"`{name}`: **not played**: {why}" for name, why in missing.items()),
         ],
         tables=[
