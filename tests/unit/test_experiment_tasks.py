@@ -10,7 +10,7 @@ from ipfl_flower.experiment.cache import Cache
 from ipfl_flower.experiment.definition import COST
 from ipfl_flower.experiment.record import summary
 from ipfl_flower.experiment.studies.bench import Bench
-from ipfl_flower.experiment.studies.gates import market_gates
+from ipfl_flower.experiment.studies.gates import market_gates, news_gates
 from ipfl_flower.experiment.studies.tasks import cumulated, tasks
 from ipfl_flower.experiment.studies.utility import highest, verdicts, worth
 from ipfl_flower.experiment.studies.verdicts import centres, verdict
@@ -40,6 +40,7 @@ def record_of(
             "utility": u,
             "honest": True,
             "samples": n,
+            "test_samples": 100,
             "cost": COST[economics] if c is None else c,
         }
         for a, u, n, c in zip(accuracies, utilities, sizes, costs, strict=True)
@@ -262,3 +263,17 @@ def test_the_markets_gates():
     assert passed((0.68, 0.80)) == [True, True, False, True, True, True]
     assert passed((0.75, 0.75), noise=0.06, own=0.8) == [True] * 4 + [False, False]
     assert passed((0.75, 0.75), own=None)[-1] is False
+
+
+def test_the_gates_of_language_models_allow_for_noise():
+    def passed(ours, own=1.0):
+        mine = record_of("ipfl", ours)
+        mine["bought"] = {"own_group": own, "dishonest": 0.0}
+        local, oracle = record_of("local", (0.6, 0.6)), record_of("oracle", (0.8, 0.8))
+        return [gate.passed for gate in news_gates([mine], [local], [oracle])]
+
+    # Two standard errors of the difference of two shares of 0.8 of 200 samples: 0.08.
+    assert passed((0.73, 0.73)) == [True, True, True]
+    assert passed((0.71, 0.71)) == [True, False, True]
+    assert passed((0.62, 0.62), own=0.8) == [False, False, False]
+    assert passed((0.73, 0.73), own=None)[-1] is False
