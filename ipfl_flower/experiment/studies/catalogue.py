@@ -12,6 +12,7 @@ from ipfl_flower.experiment.studies.finding import Finding
 from ipfl_flower.experiment.studies.gates import gates
 from ipfl_flower.experiment.studies.inclusive import inclusive
 from ipfl_flower.experiment.studies.liars import liars
+from ipfl_flower.experiment.studies.reference import reference
 from ipfl_flower.experiment.studies.scale import scale
 from ipfl_flower.experiment.studies.sensitivity import sensitivity
 from ipfl_flower.experiment.studies.tuning import tuning
@@ -26,6 +27,7 @@ STUDIES: Final[Mapping[str, Study]] = {
     "liars": liars,
     "sensitivity": sensitivity,
     "ablation": ablation,
+    "reference": reference,
     "attacks": attacks,
     "inclusive": inclusive,
 }
