@@ -83,7 +83,8 @@ def read_hub(dataset: str, subset: str | None, columns: tuple[str, ...]) -> list
         for number, row in enumerate(rows):
             *asked, answer = (row[column] for column in columns)
             try:
-                records.append(_record(["" if part is None else part for part in asked], answer))
+                asked = ["" if part is None else part for part in asked]
+                records.append(_record(asked, answer or None))  # an empty one is none
             except TypeError as error:
                 raise TaskDataError(
                     f"task {_TASK}: row {number} of {dataset} is not a sample ({error}): choose "

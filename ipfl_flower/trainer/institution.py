@@ -51,7 +51,8 @@ class _Training(_Table):
     learning_rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     momentum: _Share | None = None
     betas: tuple[_Share, _Share] | None = Field(default=None, strict=False)  # TOML has arrays
-    epsilon: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    # In float32 a smaller one is 0, and an element without a gradient 0/0.
+    epsilon: float | None = Field(default=None, ge=1e-30, allow_inf_nan=False)
     weight_decay: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     threads: int = Field(default=1, ge=1)
 

@@ -159,24 +159,28 @@ class _Rule(Protocol):
     """How a gradient moves a parameter, and then the centre that it has, if any."""
 
     def move(self, name: str, parameter: Tensor, gradient: Tensor, centre: Tensor | None) -> None:
-        """Take the parameter's next step; the gradient's memory is used for it."""
+        """Take the parameter's next step.
+
+        The gradient is not written to: backpropagation goes on, and its memory may be that of a
+        gradient on its way to another parameter (of a view or a broadcast).
+        """
 
 
 class _SgdRule:
     def __init__(self, sgd: Sgd, coefficient: float) -> None:
         self._sgd = sgd
         pull = 2 * coefficient * sgd.learning_rate / (1 - sgd.momentum)
-        self._weight = pull / (1 + pull)
+        self._weight = 1 / (1 + 1 / pull) if pull else 0.0  # so written that no κ overflows
         self._velocities: dict[str, Tensor] = {}
 
     def move(self, name: str, parameter: Tensor, gradient: Tensor, centre: Tensor | None) -> None:
         sgd = self._sgd
+        if sgd.weight_decay:
+            gradient = gradient.add(parameter, alpha=sgd.weight_decay)
         if sgd.momentum:
             if name not in self._velocities:
                 self._velocities[name] = torch.zeros_like(parameter)
             gradient = self._velocities[name].mul_(sgd.momentum).add_(gradient)
-        if sgd.weight_decay:
-            gradient.add_(parameter, alpha=sgd.weight_decay)
         parameter.sub_(gradient, alpha=sgd.learning_rate)
         if centre is not None:
             parameter.lerp_(centre, self._weight)
@@ -200,7 +204,7 @@ class _AdamWRule:
         taken = self._taken[name]
         first.lerp_(gradient, 1 - beta1)
         second.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        scale = gradient.copy_(second).sqrt_()  # √v̂ + ε
+        scale = second.sqrt()  # √v̂ + ε
         scale.div_(sqrt(1 - beta2**taken)).add_(adamw.epsilon)
         moved.mul_(1 - adamw.learning_rate * adamw.weight_decay)
         moved.addcdiv_(first, scale, value=-adamw.learning_rate / (1 - beta1**taken))

@@ -106,11 +106,12 @@ def test_a_standard_deviation_decides_whether_the_market_is_at_the_best():
     def beside(accuracy):
         return said_of([*ours, *(record_of("ditto", (accuracy, accuracy), seed=k) for k in (0, 1))])
 
-    assert "iPFL is best: 72.0 % against 71.0 % of `ditto` (+1.0 points" in beside(0.71)
-    assert (
-        "iPFL is at the best of the others within one standard deviation: 72.0 % against 74.8 % of "
-        "`ditto` (-2.8 points, standard deviation 2.8)."
-    ) in beside(0.748)
+    assert "iPFL is best: 72.0 % against 69.1 % of `ditto` (+2.9 points" in beside(0.691)
+    for accuracy, points in ((0.71, "+1.0"), (0.748, "-2.8")):  # either way
+        assert (
+            "iPFL is level with the best of the others within one standard deviation: 72.0 % "
+            f"against {100 * accuracy:.1f} % of `ditto` ({points} points, standard deviation 2.8)."
+        ) in beside(accuracy)
     assert "**iPFL is not best**, by more than one standard deviation: 72.0 %" in beside(0.749)
 
 
@@ -272,8 +273,8 @@ def test_the_gates_of_language_models_allow_for_noise():
         local, oracle = record_of("local", (0.6, 0.6)), record_of("oracle", (0.8, 0.8))
         return [gate.passed for gate in news_gates([mine], [local], [oracle])]
 
-    # Two standard errors of the difference of two shares of 0.8 of 200 samples: 0.08.
-    assert passed((0.73, 0.73)) == [True, True, True]
-    assert passed((0.71, 0.71)) == [True, False, True]
+    # Two standard errors of the difference of two shares of 0.8 of 200 samples are 0.08: too many.
+    assert passed((0.77, 0.77)) == [True, True, True]
+    assert passed((0.75, 0.75)) == [True, False, True]
     assert passed((0.62, 0.62), own=0.8) == [False, False, False]
-    assert passed((0.73, 0.73), own=None)[-1] is False
+    assert passed((0.77, 0.77), own=None)[-1] is False

@@ -159,7 +159,7 @@ def test_an_absolute_state_dir_stays(tmp_path):
         (
             "momentum = 0.9",
             'optimizer = "adamw"\nbetas = [0.9, 1]\nepsilon = 0',
-            "training.betas.1 must be < 1, is 1; training.epsilon must be > 0, is 0",
+            "training.betas.1 must be < 1, is 1; training.epsilon must be ≥ 1e-30, is 0",
         ),
         (
             "momentum = 0.9",

@@ -35,6 +35,49 @@ def assert_closed_form(theta, coefficient):
     torch.testing.assert_close(theta.detach(), expected, atol=2e-5, rtol=1e-5)
 
 
+class Placed(nn.Module):
+    """Adds places to its inputs: of one sample, their gradient shares the memory of the inputs'."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(5)
+        self.into, self.out = nn.Linear(3, 4), nn.Linear(4, 2)
+        self.places = nn.Parameter(torch.randn(4))
+
+    def forward(self, inputs):
+        return self.out(self.into(inputs) + self.places[None])
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (
+            AdamW(iterations=3, batch_size=1, learning_rate=0.01, weight_decay=0.1),
+            lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.1),
+        ),
+        (
+            Sgd(iterations=3, batch_size=1, learning_rate=0.1, weight_decay=0.1),
+            lambda p: torch.optim.SGD(p, lr=0.1, weight_decay=0.1),
+        ),
+        (
+            Sgd(iterations=3, batch_size=1, learning_rate=0.1, momentum=0.9, weight_decay=0.1),
+            lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.1),
+        ),
+    ],
+)
+def test_a_gradient_that_is_another_parameters_too_is_left_as_it_is(ours, theirs):
+    data = Split(torch.ones(1, 3), torch.tensor([1]))
+    mine, torchs = Placed(), Placed()
+    train(mine, nn.functional.cross_entropy, data, ours)
+    optimiser = theirs(torchs.parameters())
+    for _ in range(3):
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(torchs(data.inputs), data.labels).backward()
+        optimiser.step()
+    for own, other in zip(mine.parameters(), torchs.parameters(), strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("coefficient", [0.0, 0.01, 0.5, 4.9, 10.0, 1e3, 1e8])
 def test_the_minimum_is_the_closed_forms(coefficient, momentum):

@@ -118,10 +118,7 @@ def _overall(
     methods = {row.method for mine in by_setting.values() for row in mine}
     presets = ("", BUT) if methods & (PRESETS.keys() - {OURS}) else ("",)
     return [
-        _on(
-            "Accuracy: iPFL is at or above the best of the others within one standard deviation",
-            {name: None if pair is None else pair.reached for name, pair in pairs.items()},
-        ),
+        _places({name: pair.place for name, pair in pairs.items() if pair is not None}),
         *(
             _on(
                 f"Utility at c = {COST[economics]:g}: iPFL's is the highest{among}",
@@ -131,6 +128,22 @@ def _overall(
             for among in presets
         ),
     ]
+
+
+def _places(places: Mapping[str, str]) -> str:
+    """Say on which settings the market is more accurate than the best of the others."""
+    if not places:
+        return "Accuracy: not compared."
+    names = {
+        place: [f"`{name}`" for name, it in places.items() if it == place]
+        for place in ("above", "level", "below")
+    }
+    below = f" ({', '.join(names['below'])})" if names["below"] else ""
+    return (
+        f"Accuracy, of {len(places)} settings: iPFL is above the best of the others by more than "
+        f"one standard deviation on {len(names['above'])}, within one of it on "
+        f"{len(names['level'])}, **below on {len(names['below'])}**{below}."
+    )
 
 
 def _on(what: str, holds: Mapping[str, bool | None]) -> str:

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -138,5 +139,6 @@ def candidates_of(record: Record, value: str, *, default: bool) -> list[Candidat
 
 def choose(candidates: Sequence[Candidate]) -> Candidate | None:
     """Return the best by validation accuracy, of equals the first; None of none."""
-    top = max((one.validation for one in candidates), default=0.0)
-    return next((one for one in candidates if one.validation >= top - LEVEL), None)
+    judged = [one for one in candidates if isfinite(one.validation)]
+    top = max((one.validation for one in judged), default=0.0)
+    return next((one for one in judged if one.validation >= top - LEVEL), None)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 from ipfl_flower.experiment.oracle import Oracle
 from ipfl_flower.experiment.record import Record
@@ -71,9 +71,16 @@ class Beside:
         return max(self.ours.deviation, self.best.deviation)
 
     @property
-    def reached(self) -> bool:
-        """Whether the market is at or above the best within one standard deviation."""
-        return self.ahead > -max(LEVEL, self.deviation)
+    def band(self) -> float:
+        """What a difference must exceed to be one, either way: the deviation, or rounding."""
+        return max(LEVEL, self.deviation)
+
+    @property
+    def place(self) -> Literal["above", "level", "below"]:
+        """Whether the market is above the best of the others, below it, or within the band."""
+        if abs(self.ahead) < self.band:
+            return "level"
+        return "above" if self.ahead > 0 else "below"
 
 
 def strongest(row: Standing) -> float:
@@ -103,12 +110,11 @@ def verdict(mine: Sequence[Standing], records: Sequence[Record] = (), named: str
         f"({signed(100 * ahead, 1)} points, "
         + ("one seed)" if ours.seeds < 2 else f"standard deviation {percent(beside.deviation)})")
     )
-    if ahead >= LEVEL:
+    if beside.place == "above":
         return f"{name}: {named} is best: {how}."
-    if ahead > -LEVEL:
-        return f"{name}: {named} is level with the best of the others: {how}."
-    if beside.reached:
-        return f"{name}: {named} is at the best of the others within one standard deviation: {how}."
+    if beside.place == "level":
+        within = "" if ours.seeds < 2 else " within one standard deviation"
+        return f"{name}: {named} is level with the best of the others{within}: {how}."
     alone = next((row for row in mine if row.method == "local"), None)
     over = (
         ""
