@@ -47,6 +47,13 @@ def experiment(
     data_dir: Annotated[
         Path | None, typer.Option(help="Where the data lies, if not where its task looks.")
     ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="In its place, for settings on images: of Hugging Face's hub, or a folder.",
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(metavar="cpu|cuda", help="Where models train.")] = "cpu",
     engine: Annotated[
         str,
@@ -67,6 +74,7 @@ def experiment(
         "--rounds": rounds,
         "--output": output,
         "--data-dir": data_dir,
+        "--dataset": dataset,
         "--device": device,
         "--engine": engine,
     }

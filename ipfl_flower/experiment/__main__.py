@@ -78,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--output", type=Path, default=Path("ipfl-experiment"))
     parser.add_argument("--data-dir", type=Path)
+    parser.add_argument("--dataset")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--engine", choices=("in-process", "deployment"), default="in-process")
     parser.add_argument("--json", action="store_true")
@@ -90,11 +91,16 @@ def _bench(given: argparse.Namespace, output: Path, watching: Watching) -> Bench
         raise ExperimentError(f"--seeds must be ≥ 1, is {count}")
     if given.rounds is not None and given.rounds < 1:
         raise ExperimentError(f"--rounds must be ≥ 1, is {given.rounds}")
+    if given.dataset is not None and given.data_dir is not None:
+        raise ExperimentError("--data-dir and --dataset both say where the data is: leave one out")
+    if given.dataset is not None and (given.all or given.study):
+        raise ExperimentError("--dataset is not for --all and --study: name settings")
     return Bench(
         Cache(output / RUNS),
         seeds=tuple(range(count)),
         quick=given.quick,
         data_dir=None if given.data_dir is None else given.data_dir.absolute(),
+        dataset=given.dataset,
         device=given.device,
         told=watching.told,
         rounds=given.rounds,
@@ -120,6 +126,7 @@ def _run(
         seeds=bench.seeds,
         quick=bench.quick,
         data_dir=bench.data_dir,
+        dataset=bench.dataset,
         device=bench.device,
         engine=given.engine,
         rounds=bench.rounds,
@@ -174,10 +181,9 @@ def _command(given: argparse.Namespace) -> str:
     parts += [f"--rounds={given.rounds}"] if given.rounds is not None else []
     parts += [f"--engine={given.engine}"] if given.engine != "in-process" else []
     parts += [f"--device={given.device}"] if given.device != "cpu" else []
-    if given.data_dir is not None:
-        parts.append(
-            "--data-dir=DIR" if given.data_dir.is_absolute() else f"--data-dir={given.data_dir}"
-        )
+    for option, where in (("--data-dir", given.data_dir), ("--dataset", given.dataset)):
+        if where is not None:
+            parts.append(f"{option}={'DIR' if Path(where).is_absolute() else where}")
     if not given.output.is_absolute():
         parts.append(f"--output={given.output}")
     return shlex.join(parts)

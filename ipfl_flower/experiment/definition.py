@@ -122,6 +122,9 @@ class Choice:
         Fewer rounds, institutions or samples: whether it works, not how well.
     data_dir : Path or None
         Where the data lies; None: where the task looks by itself.
+    dataset : str or None
+        What is played on in its place: a name on Hugging Face's hub, or the absolute path of a
+        folder of parquet files.
     rounds : int or None
         How many are played; None: as many as the setting says.
     """
@@ -129,6 +132,7 @@ class Choice:
     seed: int
     quick: bool = False
     data_dir: Path | None = None
+    dataset: str | None = None
     rounds: int | None = None
 
 

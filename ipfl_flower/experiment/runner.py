@@ -13,7 +13,7 @@ from ipfl_flower.experiment.methods.arithmetic import NonFiniteModelError
 from ipfl_flower.experiment.oracle import Oracle
 from ipfl_flower.experiment.play import PRESETS, Engine, Play, play_market, play_method
 from ipfl_flower.experiment.record import Record, make_record
-from ipfl_flower.experiment.settings import build
+from ipfl_flower.experiment.settings import build, require_setting
 from ipfl_flower.experiment.sites import GridSites
 from ipfl_flower.experiment.world import World, run_folder
 from ipfl_flower.ledger import LedgerError
@@ -34,6 +34,8 @@ class Plan:
     seeds : sequence of int
     quick : bool
     data_dir : Path or None
+    dataset : str or None
+        In its place, see `definition.Choice`.
     device : {"cpu", "cuda"}
     engine : {"in-process", "deployment"}
         What the market is played on; other methods are played in this process.
@@ -46,13 +48,26 @@ class Plan:
     seeds: Sequence[int] = (0, 1, 2)
     quick: bool = False
     data_dir: Path | None = None
+    dataset: str | None = None
     device: Literal["cpu", "cuda"] = "cpu"
     engine: Engine = "in-process"
     rounds: int | None = None
 
     def __post_init__(self) -> None:
+        for setting in self.settings:
+            require_setting(setting, self.dataset)
         for method in self.methods:
             require_method(method)
+
+    def choice(self, seed: int) -> Choice:
+        """Return what a setting is made from."""
+        return Choice(
+            seed,
+            quick=self.quick,
+            data_dir=self.data_dir,
+            dataset=self.dataset,
+            rounds=self.rounds,
+        )
 
     def engine_of(self, method: str) -> Engine:
         """Return what a method is played on."""
@@ -112,8 +127,7 @@ def run(plan: Plan, cache: Cache, told: Told | None = None) -> Iterator[Record]:
         told.says(f"SuperNodes play the market alone; played in this process: {', '.join(here)}")
     for name in plan.settings:
         for seed in plan.seeds:
-            choice = Choice(seed, quick=plan.quick, data_dir=plan.data_dir, rounds=plan.rounds)
-            setting = build(name, choice)
+            setting = build(name, plan.choice(seed))
             world = _Lazy(setting, plan.device)
             for method in plan.methods:
                 engine = plan.engine_of(method)

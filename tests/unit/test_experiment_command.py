@@ -275,6 +275,25 @@ def test_studies_have_the_rounds_that_are_asked_for_and_gates_their_own(tmp_path
         (["fashion_iid", "--seeds=0"], "--seeds must be ≥ 1, is 0"),
         (["fashion_iid", "--rounds=0"], "--rounds must be ≥ 1, is 0"),
         (
+            ["pacs", "--dataset=a/b", "--data-dir=/nowhere"],
+            "--data-dir and --dataset both say where the data is: leave one out",
+        ),
+        (["--all", "--dataset=a/b"], "--dataset is not for --all and --study: name settings"),
+        (
+            ["pacs", "--study=attacks", "--dataset=a/b"],
+            "--dataset is not for --all and --study: name settings",
+        ),
+        # Before anything is played.
+        (["pacs", "femnist", "--dataset=a/b"], "setting femnist takes no --dataset, which is for "),
+        (
+            ["fashion_iid", "--dataset=here", "--methods=local"],
+            "setting fashion_iid: task.dataset: must be a name on Hugging Face's hub",
+        ),
+        (
+            ["cifar10_skew", "--dataset=/nowhere", "--seeds=1", "--methods=local"],
+            "cifar10_skew, seed 0, local: task cifar10: /nowhere is not a folder: set dataset to ",
+        ),
+        (
             ["fashion_iid", "--data-dir=/nowhere", "--seeds=1", "--methods=local"],
             "fashion_iid, seed 0, local: task fashion_mnist: /nowhere/",
         ),
@@ -300,11 +319,13 @@ def test_the_command_becomes_the_program(monkeypatch, tmp_path):
     called = []
     monkeypatch.setattr(os, "execve", lambda *call: called.append(call))
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    command.experiment(["moon"], methods="local", quick=True, rounds=4, output=tmp_path)
+    command.experiment(
+        ["moon"], methods="local", quick=True, rounds=4, dataset="a/b", output=tmp_path
+    )
     ((program, arguments, env),) = called
     assert program == sys.executable
     assert arguments[:4] == [sys.executable, "-P", "-m", "ipfl_flower.experiment"]
-    assert "--rounds=4" in arguments
+    assert {"--rounds=4", "--dataset=a/b"} <= set(arguments)
     assert env["OMP_NUM_THREADS"] == "7"
     assert main(arguments[4:]) == 1  # it is understood: there is no such setting
 
@@ -321,6 +342,22 @@ def test_every_setting_is_what_it_says(name, quick):
     assert len({seat.name for seat in setting.seats}) == len(setting.seats)
     assert setting != build(name, Choice(4, quick=quick, data_dir=folder))
     assert len(setting.title) <= 90
+
+
+@pytest.mark.parametrize("name", sorted(SETTINGS))
+def test_every_setting_is_on_the_data_set_that_is_named_or_refuses_it(name):
+    choice = Choice(3, quick=True, dataset="owner/pictures@v1")
+    if not name.startswith(("cifar10", "fashion", "pacs")):
+        message = f"^setting {name} takes no --dataset, which is for cifar10_cluster, .*, pacs$"
+        with pytest.raises(ExperimentError, match=message):
+            build(name, choice)
+        return
+    setting = build(name, choice)
+    assert {seat.task["dataset"] for seat in setting.seats} == {"owner/pictures@v1"}
+    assert setting.data == "owner/pictures@v1 (Hugging Face)"
+    assert setting.stand_in
+    own = {"c": "uoft-cs/cifar10", "f": "zalando-datasets/fashion_mnist", "p": "flwrlabs/pacs"}
+    assert not build(name, dataclasses.replace(choice, dataset=own[name[0]])).stand_in
 
 
 def test_settings_are_found_by_name_alone():

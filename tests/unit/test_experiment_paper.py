@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 from support.experiments import silent
+from support.hub_data import real_digits, write
 from support.shared_data import FOLDER, shared_file
 
+from ipfl_flower.experiment.__main__ import main
 from ipfl_flower.experiment.definition import Choice, ExperimentError
 from ipfl_flower.experiment.runner import run_one
 from ipfl_flower.experiment.settings import build
@@ -121,3 +123,21 @@ def test_groups_of_news_are_as_large_as_their_slices_allow():
 def test_data_that_is_missing_names_the_setting(tmp_path):
     with pytest.raises(ExperimentError, match=r"setting cifar10_niid: .*holds none of its files"):
         build("cifar10_niid", Choice(0, data_dir=tmp_path))
+
+
+def test_a_folder_of_parquet_files_is_played_on_and_is_in_the_record_s_key(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets", reason="pip install 'ipfl-flower[hub]'")
+    pytest.importorskip("PIL", reason="pip install 'ipfl-flower[hub]'")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    images, labels = real_digits(32, colours=True, count=2000)  # as many as a quick run shares out
+    dataset = write(tmp_path / "data", "img", images, labels)
+    output = tmp_path / "output"
+    arguments = ["cifar10_cluster", "--methods=local", "--quick", "--rounds=1"]
+    assert main([*arguments, f"--dataset={dataset}", f"--output={output}"]) == 0
+    (record,) = json.loads((output / "results.json").read_text())["records"]
+    assert (record["data"], record["stand_in"]) == (dataset, True)
+    (file,) = (output / "runs").iterdir()
+    seats = json.loads(file.read_text())["key"]["setting"]["seats"]
+    assert [seat["task"]["dataset"] for seat in seats] == [dataset] * 9
+    report = (output / "report.md").read_text()
+    assert f"ipfl experiment {' '.join(arguments)} --dataset=DIR\n```" in report

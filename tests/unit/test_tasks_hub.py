@@ -1,6 +1,5 @@
 """Data sets of the hub's kind are read to the pixel and the word, and what is wrong is named."""
 
-import io
 import json
 import os
 import subprocess
@@ -9,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.hub_data import real_digits, write
 from support.hub_server import COMMIT, serving
 
 from ipfl_flower.experiment.record import digest_of
-from ipfl_flower.tasks import TaskDataError, TaskError, digits, load_task
+from ipfl_flower.tasks import TaskDataError, TaskError, load_task
 
 datasets = pytest.importorskip("datasets", reason="pip install 'ipfl-flower[hub]'")
 pictures = pytest.importorskip("PIL.Image", reason="pip install 'ipfl-flower[hub]'")
@@ -20,7 +20,6 @@ pictures = pytest.importorskip("PIL.Image", reason="pip install 'ipfl-flower[hub
 EVEN = {"institution": 0, "institutions": 2, "seed": 1, "split": "clusters"}
 SMALL = {**EVEN, "samples": 5, "validation": 3}
 PARTS = {"institution": 0, "institutions": 2, "samples": 12, "validation": 4, "seed": 1}
-FIRST = 40  # rows of the first of two splits
 WORDS = [
     {"instruction": f"Is {number} even?", "input": "" if number % 3 else "Yes or no.", "output": a}
     for number, a in enumerate(["yes", "no"] * 30)
@@ -31,38 +30,6 @@ WORDS = [
 def cache(tmp_path, monkeypatch):
     monkeypatch.delenv("IPFL_DATA_DIR", raising=False)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-
-
-def real_digits(side, *, colours):
-    """Return 60 of scikit-learn's digits of 8×8 pixels, scaled up: in colours, a tint for each."""
-    images, labels = digits.read_digits(digits.digits_file())
-    scale = -(-side // 8)
-    large = (15 * images[:60]).repeat(scale, 1).repeat(scale, 2)[:, :side, :side]
-    if colours:
-        tints = np.random.default_rng(0).integers(1, 4, (60, 1, 1, 3), np.uint8)
-        large = large[..., None] // tints
-    return large, labels[:60]
-
-
-def encoded(picture):
-    """Return a picture as the hub's parquet files hold it."""
-    file = io.BytesIO()
-    pictures.fromarray(picture).save(file, "PNG")
-    return {"bytes": file.getvalue(), "path": None}
-
-
-def write(folder, column, images, labels, **more):
-    """Write a data set of two splits, as the hub has them."""
-    kinds = {column: datasets.Image(), "label": datasets.ClassLabel(num_classes=10)}
-    table = {column: [encoded(image) for image in images], "label": list(map(int, labels))}
-    whole = datasets.Dataset.from_dict(
-        {**table, **more},
-        datasets.Features({**kinds, **{name: datasets.Value("string") for name in more}}),
-    )
-    folder.mkdir(exist_ok=True)
-    whole.select(range(FIRST)).to_parquet(folder / "train-00000-of-00001.parquet")
-    whole.select(range(FIRST, len(images))).to_parquet(folder / "test-00000-of-00001.parquet")
-    return str(folder)
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from ipfl_flower.experiment.settings.pacs import pacs
 from ipfl_flower.experiment.settings.shakespeare import shakespeare
 from ipfl_flower.tasks import TaskDataError, TaskError
 
-__all__ = ["SETTINGS", "build"]
+__all__ = ["SETTINGS", "build", "require_setting"]
 
 SETTINGS: Final[dict[str, Build]] = {
     make.__name__: make
@@ -50,6 +50,27 @@ SETTINGS: Final[dict[str, Build]] = {
     )
 }
 
+ON_IMAGES: Final = ("cifar10_", "fashion_", "pacs")
+"""How those settings begin whose tasks read images of Hugging Face's hub, too."""
+
+
+def require_setting(name: str, dataset: str | None = None) -> None:
+    """Check that there is a setting of that name, and that it is played on such data.
+
+    Raises
+    ------
+    ExperimentError
+        There is none, and the message lists those that there are; or a data set is named, and the
+        setting has tasks that read none.
+    """
+    if name not in SETTINGS:
+        raise ExperimentError(
+            f"setting {name!r} is not known: choose from {', '.join(sorted(SETTINGS))}"
+        )
+    if dataset is not None and not name.startswith(ON_IMAGES):
+        those = ", ".join(other for other in sorted(SETTINGS) if other.startswith(ON_IMAGES))
+        raise ExperimentError(f"setting {name} takes no --dataset, which is for {those}")
+
 
 def build(name: str, choice: Choice) -> Setting:
     """Make the setting of that name, with the choice's number of rounds where it has one.
@@ -57,12 +78,9 @@ def build(name: str, choice: Choice) -> Setting:
     Raises
     ------
     ExperimentError
-        There is none, and the message lists those that there are; or its data can't be had.
+        There is none, or not on such data, see `require_setting`; or its data can't be had.
     """
-    if name not in SETTINGS:
-        raise ExperimentError(
-            f"setting {name!r} is not known: choose from {', '.join(sorted(SETTINGS))}"
-        )
+    require_setting(name, choice.dataset)
     try:
         setting = SETTINGS[name](choice)
     except (TaskError, TaskDataError) as error:

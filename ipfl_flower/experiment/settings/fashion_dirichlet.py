@@ -1,7 +1,7 @@
 """Label skew: each institution holds few of the classes."""
 
 from ipfl_flower.experiment.definition import Choice, Seat, Setting
-from ipfl_flower.experiment.settings.fashion import DATA, SGD, rounds, task
+from ipfl_flower.experiment.settings.fashion import fashion_setting, task
 
 INSTITUTIONS = 10
 # So many that the smallest slices of seeds 0, 1 and 2 can be tested on TEST_MIN images; slices of
@@ -32,13 +32,9 @@ def fashion_dirichlet(choice: Choice) -> Setting:
         )
         for i in range(INSTITUTIONS)
     )
-    return Setting(
-        name="fashion_dirichlet",
-        title="Fashion-MNIST, Dirichlet(0.1), 10 × some 240 samples",
-        seats=seats,
-        sgd=SGD,
-        rounds=rounds(choice),
-        seed=choice.seed,
-        economics="cheap",
-        data=DATA,
+    return fashion_setting(
+        choice,
+        "fashion_dirichlet",
+        "Fashion-MNIST, Dirichlet(0.1), 10 × some 240 samples",
+        seats,
     )

@@ -1,7 +1,7 @@
 """Everybody's data is alike: everyone is a good seller."""
 
 from ipfl_flower.experiment.definition import Choice, Seat, Setting
-from ipfl_flower.experiment.settings.fashion import DATA, SGD, TEST, rounds, task
+from ipfl_flower.experiment.settings.fashion import TEST, fashion_setting, task
 
 INSTITUTIONS = 12
 
@@ -23,13 +23,9 @@ def fashion_iid(choice: Choice) -> Setting:
         )
         for i in range(INSTITUTIONS)
     )
-    return Setting(
-        name="fashion_iid",
-        title="Fashion-MNIST, 12 × 60 samples of one distribution",
-        seats=seats,
-        sgd=SGD,
-        rounds=rounds(choice),
-        seed=choice.seed,
-        economics="cheap",
-        data=DATA,
+    return fashion_setting(
+        choice,
+        "fashion_iid",
+        "Fashion-MNIST, 12 × 60 samples of one distribution",
+        seats,
     )

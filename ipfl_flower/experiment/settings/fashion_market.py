@@ -3,7 +3,7 @@
 from typing import Final
 
 from ipfl_flower.experiment.definition import Choice, Seat, Setting
-from ipfl_flower.experiment.settings.fashion import DATA, SGD, TEST, rounds, task
+from ipfl_flower.experiment.settings.fashion import TEST, fashion_setting, task
 
 GROUPS: Final = 3
 SAMPLES: Final = (40, 80, 160, 320)
@@ -38,13 +38,9 @@ def fashion_market(choice: Choice) -> Setting:
                 random_labels=noise,
             )
         )
-    return Setting(
-        name="fashion_market",
-        title="Fashion-MNIST, 3 groups by label permutation × 4 sizes, 2 noise sellers",
-        seats=tuple(seats),
-        sgd=SGD,
-        rounds=rounds(choice),
-        seed=choice.seed,
-        economics="cheap",
-        data=DATA,
+    return fashion_setting(
+        choice,
+        "fashion_market",
+        "Fashion-MNIST, 3 groups by label permutation × 4 sizes, 2 noise sellers",
+        seats,
     )

@@ -1,7 +1,7 @@
 """Nobody's model is of use to anybody else."""
 
 from ipfl_flower.experiment.definition import Choice, Seat, Setting
-from ipfl_flower.experiment.settings.fashion import DATA, SGD, TEST, rounds, task
+from ipfl_flower.experiment.settings.fashion import TEST, fashion_setting, task
 
 INSTITUTIONS = 12
 
@@ -24,13 +24,9 @@ def fashion_private(choice: Choice) -> Setting:
         )
         for i in range(INSTITUTIONS)
     )
-    return Setting(
-        name="fashion_private",
-        title="Fashion-MNIST, 12 private label permutations, 150 samples each",
-        seats=seats,
-        sgd=SGD,
-        rounds=rounds(choice),
-        seed=choice.seed,
-        economics="cheap",
-        data=DATA,
+    return fashion_setting(
+        choice,
+        "fashion_private",
+        "Fashion-MNIST, 12 private label permutations, 150 samples each",
+        seats,
     )

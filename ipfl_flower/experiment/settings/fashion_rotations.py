@@ -1,7 +1,7 @@
 """Hidden groups by what the images look like, with a CNN."""
 
 from ipfl_flower.experiment.definition import Choice, Seat, Setting
-from ipfl_flower.experiment.settings.fashion import DATA, SGD, TEST, rounds, task
+from ipfl_flower.experiment.settings.fashion import TEST, fashion_setting, task
 
 INSTITUTIONS = 12
 GROUPS = 4
@@ -27,13 +27,9 @@ def fashion_rotations(choice: Choice) -> Setting:
         )
         for i in range(INSTITUTIONS)
     )
-    return Setting(
-        name="fashion_rotations",
-        title="Fashion-MNIST, 4 quarter turns, CNN, 12 × 100 samples",
-        seats=seats,
-        sgd=SGD,
-        rounds=rounds(choice),
-        seed=choice.seed,
-        economics="cheap",
-        data=DATA,
+    return fashion_setting(
+        choice,
+        "fashion_rotations",
+        "Fashion-MNIST, 4 quarter turns, CNN, 12 × 100 samples",
+        seats,
     )

@@ -95,7 +95,7 @@ def slices(count: int, **options: Any) -> list[dict[str, Any]]:
 
 
 def folder(choice: Choice, name: str | None = None) -> dict[str, str]:
-    """Return the option that names the data's folder, if the command line does.
+    """Return the option that names the data's folder or data set, if the command line does.
 
     Parameters
     ----------
@@ -103,6 +103,8 @@ def folder(choice: Choice, name: str | None = None) -> dict[str, str]:
     name : str, optional
         Of the file or folder in it that must be there: without it, the task looks by itself.
     """
+    if choice.dataset is not None:
+        return {"dataset": choice.dataset}
     if choice.data_dir is None or (name and not (choice.data_dir / name).exists()):
         return {}
     return {"data_dir": str(choice.data_dir)}

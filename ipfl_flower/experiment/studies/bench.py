@@ -27,6 +27,8 @@ class Bench:
     seeds : tuple of int
     quick : bool
     data_dir : Path or None
+    dataset : str or None
+        In its place, see `definition.Choice`.
     device : {"cpu", "cuda"}
     told : Told
     rounds : int or None
@@ -37,6 +39,7 @@ class Bench:
     seeds: tuple[int, ...] = (0, 1, 2)
     quick: bool = False
     data_dir: Path | None = None
+    dataset: str | None = None
     device: Literal["cpu", "cuda"] = "cpu"
     told: Told = field(default_factory=Told)
     rounds: int | None = None
@@ -51,7 +54,13 @@ class Bench:
     def choices(self) -> Iterator[Choice]:
         """Yield what settings are made from, a seed each."""
         for seed in self.seeds:
-            yield Choice(seed, quick=self.quick, data_dir=self.data_dir, rounds=self.rounds)
+            yield Choice(
+                seed,
+                quick=self.quick,
+                data_dir=self.data_dir,
+                dataset=self.dataset,
+                rounds=self.rounds,
+            )
 
     def play(self, setting: Setting, method: str) -> Record:
         """Play a method on a setting, or take its record from the cache.
