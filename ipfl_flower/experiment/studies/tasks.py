@@ -138,11 +138,11 @@ def _places(places: Mapping[str, str]) -> str:
         place: [f"`{name}`" for name, it in places.items() if it == place]
         for place in ("above", "level", "below")
     }
-    below = f" ({', '.join(names['below'])})" if names["below"] else ""
+    below = f"**below on {len(names['below'])}** ({', '.join(names['below'])})"
     return (
         f"Accuracy, of {len(places)} settings: iPFL is above the best of the others by more than "
         f"one standard deviation on {len(names['above'])}, within one of it on "
-        f"{len(names['level'])}, **below on {len(names['below'])}**{below}."
+        f"{len(names['level'])}, {below if names['below'] else 'below on none'}."
     )
 
 
