@@ -2,17 +2,19 @@
 
 Two models with LoRA: an encoder, small enough for every test run, and a causal language model.
 What one group's adapters know is wrong for the other, so a good market is as good as knowing the
-groups. Adapters of one pretrained model start alike and learn much alike: their updates are near
-each other in both groups, which is what makes the groups hard to find.
+groups. Adapters of one pretrained model start alike and learn much alike: updates of both groups
+are near each other, most of all the language model's. So the market measures them from their mean,
+where λ is V/4: half of what it is elsewhere, for distances in a group are larger, too.
 """
 
 from typing import Any, Final
 
-from ipfl_flower.experiment.definition import Choice, Seat, Setting
+from ipfl_flower.experiment.definition import VALUE, Choice, Seat, Setting
 from ipfl_flower.tasks import load_task
 from ipfl_flower.trainer.proximal import AdamW, Optimiser, Sgd
 
 GROUPS: Final = 2
+ADAPTERS: Final = {"reference": "mean", "distance-weight": VALUE / 4}
 ATTENTION: Final = ["q_proj", "k_proj", "v_proj", "o_proj"]
 LINEAR: Final = [*ATTENTION, "gate_proj", "up_proj", "down_proj"]
 """All linear maps of a layer of SmolLM2: with queries and values alone it learns half as fast."""
@@ -98,4 +100,5 @@ def _setting(
         seed=choice.seed,
         economics="cheap",
         data=first.source(),
+        market={"recommended": ADAPTERS},
     )

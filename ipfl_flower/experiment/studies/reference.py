@@ -24,7 +24,7 @@ LAMBDA: Final[float] = PRESETS[PRESET_OF[OURS]]["distance-weight"]
 DEFAULT: Final = f"θ⁰, λ = {LAMBDA:g}"
 SMALL: Final = f"mean, λ = {VALUE / 4:g}"
 VALUES: Final[Grid] = {
-    DEFAULT: {},
+    DEFAULT: {"reference": "initial", "distance-weight": LAMBDA},
     f"mean, λ = {LAMBDA:g}": {"reference": "mean"},
     SMALL: {"reference": "mean", "distance-weight": VALUE / 4},
 }
