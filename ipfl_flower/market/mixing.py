@@ -9,7 +9,7 @@ from math import fsum, inf
 from typing import Final, Literal, TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from ipfl_flower.market.gain import Bools, Floats
 from ipfl_flower.market.offers import clamped_volumes
@@ -59,7 +59,9 @@ def distances(
     kind : {"cosine", "l2"}
         1 − cos(v_i, v_j), or ‖v_i − v_j‖².
     reference : {"initial", "mean"}
-        What updates are measured from: θ⁰, or with "cosine" also the mean update (`rebased`).
+        What updates are measured from: θ⁰, or with "cosine" also the mean of n updates (`rebased`):
+        then distances are (n − 1)/n of that, so that 1 is what those with nothing but the mean in
+        common have, as those with nothing in common have from θ⁰.
     active : bool (m,), optional
         Whose updates make the mean; by default everybody's.
 
@@ -78,7 +80,10 @@ def distances(
     """
     products = _square(gram)
     _check_kind(kind)
+    scale = 1.0
     if reference == "mean" and kind == "cosine":
+        n = len(_members(products, active))
+        scale = (n - 1) / n if n >= _REBASED_LEAST else 1.0
         products = rebased(products, active)
     elif reference != "initial":
         raise MixingError(f"reference is {reference!r}: choose initial, or with cosine mean")
@@ -87,7 +92,7 @@ def distances(
     with np.errstate(over="ignore", invalid="ignore"):
         products = products / 2.0 + products.T / 2.0
         if kind == "cosine":
-            result = np.clip(1.0 - _cosines(products, usable), 0.0, 2.0)
+            result = scale * np.clip(1.0 - _cosines(products, usable), 0.0, 2.0)
         else:
             result = np.maximum(squares[:, None] + squares - 2.0 * products, 0.0)
     result = np.where(np.isfinite(result), result, np.nan)
@@ -106,8 +111,8 @@ def rebased(gram: ArrayLike, active: ArrayLike | None = None) -> Floats:
 
     This is for models whose updates share a large part that says nothing, as those of adapters and
     of fine-tuning do: it hides who is alike, and goes with the mean. It has a price. Where all are
-    alike (IID), the common part is what shows it: without it all distances are about 1 + 1/(n − 1),
-    and with λ ≥ V/2 nobody buys at d ≥ 1. Hence it is not the default.
+    alike (IID), the common part is what shows it: without it all cosines are about −1/(n − 1), all
+    distances about 1, and with λ ≥ V/2 nobody buys at d ≥ 1. Hence it is not the default.
 
     Parameters
     ----------
@@ -131,12 +136,8 @@ def rebased(gram: ArrayLike, active: ArrayLike | None = None) -> Floats:
         If `gram` is not square or `active` of another size.
     """
     products = _square(gram)
-    m = len(products)
-    present = np.ones(m, dtype=bool) if active is None else np.asarray(active)
-    if present.shape != (m,) or present.dtype != np.bool_:
-        raise MixingError(f"active is {present.dtype} {present.shape}: it must be bool ({m},)")
     usable = _usable(np.diagonal(products))
-    members = np.flatnonzero(usable & present)
+    members = _members(products, active)
     n = len(members)
     if n < _REBASED_LEAST:
         return products
@@ -149,6 +150,15 @@ def rebased(gram: ArrayLike, active: ArrayLike | None = None) -> Floats:
         result = cosines - (along[:, None] + along) + fsum(along[members]) / n
     usable &= np.diagonal(result) > _REBASED_ZERO
     return np.where(usable[:, None] & usable, result, 0.0)
+
+
+def _members(products: Floats, active: ArrayLike | None) -> NDArray[np.intp]:
+    """Return whose updates make the mean: those that are usable, of who is active."""
+    m = len(products)
+    present = np.ones(m, dtype=bool) if active is None else np.asarray(active)
+    if present.shape != (m,) or present.dtype != np.bool_:
+        raise MixingError(f"active is {present.dtype} {present.shape}: it must be bool ({m},)")
+    return np.flatnonzero(_usable(np.diagonal(products)) & present)
 
 
 def mixing_matrix(

@@ -350,14 +350,14 @@ def test_what_the_mean_gains_or_costs_is_of_test_data_and_what_is_chosen_of_vali
     assert grouped == (
         f"`grouped`: validation data would choose mean, λ = 5 (seeds: 1 of 1). At {DEFAULT} test "
         "accuracy is 60.0 %, with 0.5 models bought a round; mean, λ = 5 **gains**: +10.0 points, "
-        "with 1.0 models; mean, λ = 2.5 changes little: +0.5 points, with 1.0 models."
+        "with 1.0 models; mean, λ = 2.88 changes little: +0.5 points, with 1.0 models."
     )
     assert alike == (
         f"`alike`: validation data would choose {DEFAULT} (seeds: 1 of 1). At {DEFAULT} test "
         "accuracy is 80.0 %, with 1.0 models bought a round; mean, λ = 5 **costs**: -40.0 points, "
-        "with 0.0 models; mean, λ = 2.5 **gains**: +10.0 points, with 0.5 models."
+        "with 0.0 models; mean, λ = 2.88 **gains**: +10.0 points, with 0.5 models."
     )
-    row = ["alike", "mean, λ = 2.5", "90.0", "90.0", "0.5", "–", "0.0", "2.00", "–"]
+    row = ["alike", "mean, λ = 2.88", "90.0", "90.0", "0.5", "–", "0.0", "2.00", "–"]
     assert finding.tables[0].rows[-1] == row
 
 

@@ -13,13 +13,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from ipfl_flower.experiment.definition import Choice, Setting
+from ipfl_flower.experiment.settings.news import adapters
 from ipfl_flower.experiment.settings.paper import paper_setting, slices
 from ipfl_flower.tasks.files import DATA_DIR_VARIABLE
 from ipfl_flower.trainer.proximal import AdamW, Optimiser, Sgd
 
-# As in `settings.news`; with c = 1 no more than 1.9 of the 2.9 credits that a first model of one's
-# own size brings is left for λ·d.
-ADAPTERS: Final = {"reference": "mean", "distance-weight": 2.0}
 MODEL_VARIABLE: Final = "IPFL_LANGUAGE_MODEL"
 ARTICLES: Final = 2225
 
@@ -70,7 +68,7 @@ def _setting(choice: Choice, name: str, held: Sequence[str], sizes: Sequence[int
         eta=1.0,
         groups=groups,
     )
-    return dataclasses.replace(made, market={**made.market, "recommended": ADAPTERS})
+    return dataclasses.replace(made, market={**made.market, "recommended": adapters("paper")})
 
 
 def _of_news(groups: Sequence[int], sizes: Sequence[int], *, quick: bool) -> list[dict[str, Any]]:

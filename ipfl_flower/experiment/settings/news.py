@@ -4,20 +4,29 @@ Two models with LoRA: an encoder, small enough for every test run, and a causal 
 What one group's adapters know is wrong for the other, so a good market is as good as knowing the
 groups. Adapters of one pretrained model start alike and learn much alike: updates of both groups
 are near each other, most of all the language model's. So the market measures them from their mean,
-where λ is V/4: half of what it is elsewhere, for distances in a group are larger, too.
+with the largest λ at which anything is bought: from whoever is nearer than strangers are.
 """
 
+from math import sqrt
 from typing import Any, Final
 
-from ipfl_flower.experiment.definition import VALUE, Choice, Seat, Setting
+from ipfl_flower.experiment.definition import COST, VALUE, Choice, Economics, Seat, Setting
 from ipfl_flower.tasks import load_task
 from ipfl_flower.trainer.proximal import AdamW, Optimiser, Sgd
 
 GROUPS: Final = 2
-ADAPTERS: Final = {"reference": "mean", "distance-weight": VALUE / 4}
 ATTENTION: Final = ["q_proj", "k_proj", "v_proj", "o_proj"]
 LINEAR: Final = [*ATTENTION, "gate_proj", "up_proj", "down_proj"]
 """All linear maps of a layer of SmolLM2: with queries and values alone it learns half as fast."""
+
+
+def adapters(economics: Economics) -> dict[str, Any]:
+    """Return the market's settings for adapters.
+
+    Of strangers, who are at d = 1 from the mean, a first model of one's own size brings just its
+    price: V (1 − 1/√2) = λ + c.
+    """
+    return {"reference": "mean", "distance-weight": VALUE * (1 - sqrt(0.5)) - COST[economics]}
 
 
 def news_encoder(choice: Choice) -> Setting:
@@ -100,5 +109,5 @@ def _setting(
         seed=choice.seed,
         economics="cheap",
         data=first.source(),
-        market={"recommended": ADAPTERS},
+        market={"recommended": adapters("cheap")},
     )

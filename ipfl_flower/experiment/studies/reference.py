@@ -4,10 +4,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from ipfl_flower.experiment.definition import VALUE, ExperimentError
+from ipfl_flower.experiment.definition import ExperimentError
 from ipfl_flower.experiment.play import PRESETS as PRESET_OF
 from ipfl_flower.experiment.record import Record, summary
 from ipfl_flower.experiment.settings import build
+from ipfl_flower.experiment.settings.news import adapters
 from ipfl_flower.experiment.studies import finding as say
 from ipfl_flower.experiment.studies.ablation import BOUNDARY
 from ipfl_flower.experiment.studies.bench import Bench
@@ -22,11 +23,12 @@ from ipfl_flower.tasks import TaskDataError
 SETTINGS: Final = (MARKET, IID, ENCODER)
 LAMBDA: Final[float] = PRESETS[PRESET_OF[OURS]]["distance-weight"]
 DEFAULT: Final = f"θ⁰, λ = {LAMBDA:g}"
-SMALL: Final = f"mean, λ = {VALUE / 4:g}"
+NEARER: Final = adapters("cheap")  # the economics of all three
+SMALL: Final = f"mean, λ = {NEARER['distance-weight']:.3g}"
 VALUES: Final[Grid] = {
     DEFAULT: {"reference": "initial", "distance-weight": LAMBDA},
-    f"mean, λ = {LAMBDA:g}": {"reference": "mean"},
-    SMALL: {"reference": "mean", "distance-weight": VALUE / 4},
+    f"mean, λ = {LAMBDA:g}": {"reference": "mean", "distance-weight": LAMBDA},
+    SMALL: NEARER,
 }
 COLUMNS: Final = ("setting", "from", "accuracy %", "worst %", "models bought a round")
 ASKED: Final = (
@@ -34,8 +36,9 @@ ASKED: Final = (
     '(`reference = "mean"`), which takes off what all updates share. Played with hidden groups, '
     "with institutions that are all alike, and with hidden groups that train a language model's "
     "LoRA adapters, whose updates share much. Distances from the mean are larger, so that it has "
-    f"the preset's λ and a smaller one, {VALUE / 4:g} (a quarter of V). Everything else is the "
-    f"preset's. Changes of {100 * BOUNDARY:g} point or less of mean test accuracy are little."
+    f"the preset's λ and a smaller one, V(1 − 1/√2) − c = {NEARER['distance-weight']:.3g}: with it "
+    "a first model of one's own size is bought if it is nearer than a stranger's. Everything else "
+    f"is the preset's. Changes of {100 * BOUNDARY:g} point or less of mean test accuracy are little."
 )
 
 
