@@ -38,7 +38,7 @@ ASKED: Final = (
     "LoRA adapters, whose updates share much. Distances from the mean are larger, so that it has "
     f"the preset's λ and a smaller one, V(1 − 1/√2) − c = {NEARER['distance-weight']:.3g}: with it "
     "a first model of one's own size is bought if it is nearer than a stranger's. Everything else "
-    f"is the preset's. Changes of {100 * BOUNDARY:g} point or less of mean test accuracy are little."
+    f"is the preset's. Changes of {100 * BOUNDARY:g} point or less of test accuracy are little."
 )
 
 
