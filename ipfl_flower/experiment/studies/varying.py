@@ -21,7 +21,7 @@ Grid: TypeAlias = Mapping[str, Mapping[str, Any]]
 """What tables call a value, to what it sets: the default comes first, and sets nothing."""
 
 QUICK: Final = 3
-"""Values of a grid that a quick bench plays: the default, and what is farthest from it."""
+"""Values of a grid that a quick bench plays: the default, and one to either side."""
 
 LEVEL: Final = 1e-9
 """Validation accuracies, shares of a few hundred samples, that differ by less are equal."""
@@ -34,10 +34,10 @@ def grid(symbol: str, option: str, default: float, others: Sequence[float]) -> G
     }
 
 
-# At most four values each, around the default; those farthest from it first.
+# At most four values each, around the default.
 KNOBS: Final[Mapping[str, Grid]] = {
     "ipfl": grid(
-        "λ", "distance-weight", PRESETS[PRESET_OF["ipfl"]]["distance-weight"], (1.0, 10.0, 2.0)
+        "λ", "distance-weight", PRESETS[PRESET_OF["ipfl"]]["distance-weight"], (2.0, 10.0, 1.0)
     ),
     # The four values that its authors choose from.
     "fedprox": grid("μ", "mu", FedProxOptions().mu, (1.0, 0.1, 0.001)),
