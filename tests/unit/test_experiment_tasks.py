@@ -270,7 +270,7 @@ def test_the_markets_gates():
 
 def test_the_gates_of_language_models_allow_for_noise():
     def passed(ours, own=1.0):
-        mine = record_of("ipfl", ours)
+        mine = record_of("ipfl", ours, setting="news_encoder")
         mine["bought"] = {"own_group": own, "dishonest": 0.0}
         local, oracle = record_of("local", (0.6, 0.6)), record_of("oracle", (0.8, 0.8))
         return [gate.passed for gate in news_gates([mine], [local], [oracle])]

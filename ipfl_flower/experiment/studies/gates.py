@@ -32,6 +32,9 @@ PLAYED: Final = {
 NEWS_PLAYED: Final = (OURS, "local", "oracle")
 """On language models; where these can't be had, their gates are left out."""
 
+NEWS_MORE: Final = {ENCODER: 0.05, LANGUAGE_MODEL: 0.0}
+"""What it must bring over training alone: in its few rounds a language model has learnt little."""
+
 NOISE_MAX: Final = 0.04
 """The most that few test samples excuse."""
 
@@ -187,8 +190,9 @@ def news_gates(
     knowing, tested = _accuracy(oracle), sum(_tested(record) for record in ours)
     noise = min(NOISE_MAX, 2 * sqrt(2 * knowing * (1 - knowing) / tested))
     own = mean(record["bought"]["own_group"] for record in ours)
+    more = NEWS_MORE.get(name, 0.0)
     return [
-        Gate(name, "mean ≥ local + 3", _accuracy(local) + 0.03, _accuracy(ours)),
+        Gate(name, f"mean ≥ local + {100 * more:g}", _accuracy(local) + more, _accuracy(ours)),
         Gate(
             name,
             f"mean ≥ oracle − {100 * noise:.1f}, noise of {tested} test samples",
