@@ -36,7 +36,7 @@ def news_encoder(choice: Choice) -> Setting:
         "news_encoder",
         "BBC news, 2 groups by answer letters, MiniLM with LoRA, 6 × 24 articles",
         institutions=6,
-        rounds=3 if choice.quick else 8,
+        rounds=2 if choice.quick else 8,
         sgd=Sgd(iterations=4, batch_size=8, learning_rate=0.05, momentum=0.9),
         model="minilm",
         layers=2,
@@ -44,8 +44,8 @@ def news_encoder(choice: Choice) -> Setting:
         alpha=16.0,
         length=32,
         samples=24,
-        validation=24,
-        test=100,
+        validation=12 if choice.quick else 24,
+        test=30 if choice.quick else 100,
     )
 
 
@@ -58,7 +58,7 @@ def news_language_model(choice: Choice) -> Setting:
         "with LoRA, 4 × 24 articles",
         institutions=4,
         rounds=2 if choice.quick else 5,
-        sgd=AdamW(iterations=8, batch_size=8, learning_rate=5e-3),
+        sgd=AdamW(iterations=4 if choice.quick else 8, batch_size=8, learning_rate=5e-3),
         **(
             {"model": "minilm", "layers": 2}
             if choice.quick
@@ -66,10 +66,10 @@ def news_language_model(choice: Choice) -> Setting:
         ),
         rank=8,
         alpha=16.0,
-        length=40,
+        length=32 if choice.quick else 40,
         samples=24,
-        validation=16,
-        test=40,
+        validation=12 if choice.quick else 16,
+        test=20 if choice.quick else 40,
     )
 
 
