@@ -118,7 +118,10 @@ def _overall(
     methods = {row.method for mine in by_setting.values() for row in mine}
     presets = ("", BUT) if methods & (PRESETS.keys() - {OURS}) else ("",)
     return [
-        _places({name: pair.place for name, pair in pairs.items() if pair is not None}),
+        _places(
+            {name: pair.place for name, pair in pairs.items() if pair is not None},
+            one_seed=any(row.seeds < 2 for mine in by_setting.values() for row in mine),
+        ),
         *(
             _on(
                 f"Utility at c = {COST[economics]:g}: iPFL's is the highest{among}",
@@ -130,7 +133,7 @@ def _overall(
     ]
 
 
-def _places(places: Mapping[str, str]) -> str:
+def _places(places: Mapping[str, str], *, one_seed: bool) -> str:
     """Say on which settings the market is more accurate than the best of the others."""
     if not places:
         return "Accuracy: not compared."
@@ -139,10 +142,16 @@ def _places(places: Mapping[str, str]) -> str:
         for place in ("above", "level", "below")
     }
     below = f"**below on {len(names['below'])}** ({', '.join(names['below'])})"
+    # Of one seed there is no deviation: whatever is written differently differs.
+    more, within = (
+        ("", "level with it")
+        if one_seed
+        else (" by more than one standard deviation", "within one of it")
+    )
     return (
-        f"Accuracy, of {len(places)} settings: iPFL is above the best of the others by more than "
-        f"one standard deviation on {len(names['above'])}, within one of it on "
-        f"{len(names['level'])}, {below if names['below'] else 'below on none'}."
+        f"Accuracy, of {len(places)} settings{', one seed' if one_seed else ''}: iPFL is above the "
+        f"best of the others{more} on {len(names['above'])}, {within} on {len(names['level'])}, "
+        f"{below if names['below'] else 'below on none'}."
     )
 
 
