@@ -231,8 +231,8 @@ def test_the_tables_of_utility_have_the_market_where_it_was_played():
     assert "moon, sun: the setting's own economics." in cheap.note
     assert "own economics." not in paper.note
     assert finding.said[0] == (
-        "Accuracy, of 2 settings, one seed: iPFL is above the best of the others on 2, level with it "
-        "on 0, below on none."
+        "Accuracy, of 2 settings, one seed: iPFL is above the best of the others on 2, level with "
+        "it on 0, below on none."
     )
     assert finding.said[1:3] == [
         "Utility at c = 1: iPFL's is the highest on 1 of 1 settings.",

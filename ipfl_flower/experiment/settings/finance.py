@@ -68,7 +68,9 @@ def _setting(choice: Choice, name: str, held: Sequence[str], sizes: Sequence[int
         eta=1.0,
         groups=groups,
     )
-    return dataclasses.replace(made, market={**made.market, "recommended": adapters("paper")})
+    return dataclasses.replace(
+        made, market={**made.market, "recommended": adapters("paper", made.sgd)}
+    )
 
 
 def _of_news(groups: Sequence[int], sizes: Sequence[int], *, quick: bool) -> list[dict[str, Any]]:

@@ -20,13 +20,16 @@ LINEAR: Final = [*ATTENTION, "gate_proj", "up_proj", "down_proj"]
 """All linear maps of a layer of SmolLM2: with queries and values alone it learns half as fast."""
 
 
-def adapters(economics: Economics) -> dict[str, Any]:
+def adapters(economics: Economics, sgd: Optimiser) -> dict[str, Any]:
     """Return the market's settings for adapters.
 
     Of strangers, who are at d = 1 from the mean, a first model of one's own size brings just its
-    price: V (1 − 1/√2) = λ + c.
+    price: V (1 − 1/√2) = λ + c. With AdamW μ is smaller: it moves an element by the learning rate
+    however small its gradient g is, and the usual μ would hold it within g/μ of the centre.
     """
-    return {"reference": "mean", "distance-weight": VALUE * (1 - sqrt(0.5)) - COST[economics]}
+    weight = VALUE * (1 - sqrt(0.5)) - COST[economics]
+    pull = {"prox-weight": 0.001} if isinstance(sgd, AdamW) else {}
+    return {"reference": "mean", "distance-weight": weight, **pull}
 
 
 def news_encoder(choice: Choice) -> Setting:
@@ -109,5 +112,5 @@ def _setting(
         seed=choice.seed,
         economics="cheap",
         data=first.source(),
-        market={"recommended": adapters("cheap")},
+        market={"recommended": adapters("cheap", sgd)},
     )

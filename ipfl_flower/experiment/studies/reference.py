@@ -19,11 +19,12 @@ from ipfl_flower.experiment.studies.utility import OURS
 from ipfl_flower.experiment.studies.varying import Grid, candidates_of, choose, varied
 from ipfl_flower.settings import PRESETS
 from ipfl_flower.tasks import TaskDataError
+from ipfl_flower.trainer.proximal import Sgd
 
 SETTINGS: Final = (MARKET, IID, ENCODER)
 LAMBDA: Final[float] = PRESETS[PRESET_OF[OURS]]["distance-weight"]
 DEFAULT: Final = f"θ⁰, λ = {LAMBDA:g}"
-NEARER: Final = adapters("cheap")  # the economics of all three
+NEARER: Final = adapters("cheap", Sgd())  # the economics of all three
 SMALL: Final = f"mean, λ = {NEARER['distance-weight']:.3g}"
 VALUES: Final[Grid] = {
     DEFAULT: {"reference": "initial", "distance-weight": LAMBDA},
