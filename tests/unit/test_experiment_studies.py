@@ -606,7 +606,7 @@ def test_methods_are_tuned_and_one_that_fails_at_a_value_is_said_to(bench, monke
     assert "λ = 5 (default); λ = 0" in finding.tables[-1].rows[0]
 
 
-@pytest.mark.parametrize(("quick", "settings", "values"), [(True, 3, 3), (False, 4, 4)])
+@pytest.mark.parametrize(("quick", "settings", "values"), [(True, 2, 3), (False, 4, 4)])
 def test_a_quick_bench_tunes_less(bench, monkeypatch, quick, settings, values):
     played = []
 
