@@ -36,6 +36,9 @@ def postgres():
 def place(request, tmp_path):
     """Give the address of a ledger that is not there yet, once on each database."""
     if request.param == "sqlite":
-        return str(tmp_path / "ledger.db")
+        yield str(tmp_path / "ledger.db")
+        return
     server = request.getfixturevalue("postgres")
-    return server.url(server.new_database())
+    database = server.new_database()
+    yield server.url(database)
+    server.drop(database)

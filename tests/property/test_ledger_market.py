@@ -107,7 +107,8 @@ def test_a_random_market_verifies_and_its_accounts_agree(market):
 @settings(max_examples=15, deadline=None)
 @given(markets())
 def test_a_random_market_has_the_same_chain_on_postgresql(postgres, market):
-    url = postgres.url(postgres.new_database())
+    database = postgres.new_database()
+    url = postgres.url(database)
     assert_a_market_is_kept(market, url)
     with tempfile.TemporaryDirectory() as folder, Ledger.open(url, create=False) as ledger:
         with Ledger.open(Path(folder) / "ledger.db") as other:
@@ -116,6 +117,7 @@ def test_a_random_market_has_the_same_chain_on_postgresql(postgres, market):
         ledger.backup(Path(folder) / "copy.db")
         with Ledger.open(Path(folder) / "copy.db", create=False) as copy:
             assert (copy.head(), copy.verify()) == (ledger.head(), [])
+    postgres.drop(database)
 
 
 def assert_a_market_is_kept(market, path):

@@ -51,6 +51,10 @@ class Server:
         self.execute(f"CREATE DATABASE {name} ENCODING 'UTF8' TEMPLATE {template}")
         return name
 
+    def drop(self, database: str) -> None:
+        """Remove a database: each is hundreds of files, and a session makes hundreds of them."""
+        self.execute(f"DROP DATABASE {database} WITH (FORCE)")
+
 
 @contextmanager
 def running(binaries: Path, *, durable: bool = False) -> Iterator[Server]:

@@ -25,7 +25,9 @@ def template(postgres):
 @pytest.fixture
 def database(postgres, template):
     """Give the name of a copy of it."""
-    return postgres.new_database(template)
+    name = postgres.new_database(template)
+    yield name
+    postgres.drop(name)
 
 
 @pytest.fixture
