@@ -104,6 +104,7 @@ def _bench(given: argparse.Namespace, output: Path, watching: Watching) -> Bench
         device=given.device,
         told=watching.told,
         rounds=given.rounds,
+        named=tuple(given.settings),
     )
 
 

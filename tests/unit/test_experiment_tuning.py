@@ -158,3 +158,9 @@ def test_a_quick_bench_tunes_less(bench, monkeypatch, quick, settings, values):
     # A default is the setting itself, which other studies play, too.
     unchanged = Counter(method for _, method, changes in played if changes == "({}, {})")
     assert unchanged == dict.fromkeys(by_method, settings)
+
+
+def test_settings_that_are_named_are_those_that_are_tuned(bench, monkeypatch):
+    monkeypatch.setattr(bench, "play", lambda *_: judged(0.5, 0.5))
+    bench.named = ("fashion_private",)
+    assert {one["setting"] for one in tuning(bench).data["tuned"]} == {"fashion_private"}

@@ -33,6 +33,8 @@ class Bench:
     told : Told
     rounds : int or None
         How many are played; None: as many as each setting says.
+    named : tuple of str
+        The settings that were asked for beside the studies, by name.
     """
 
     cache: Cache
@@ -43,6 +45,7 @@ class Bench:
     device: Literal["cpu", "cuda"] = "cpu"
     told: Told = field(default_factory=Told)
     rounds: int | None = None
+    named: tuple[str, ...] = ()
     _world: World | None = None
     _cpu_seconds: dict[Hashable, float] = field(default_factory=dict)
 

@@ -126,7 +126,7 @@ def tuning(
     ----------
     bench : Bench
     settings : sequence of str, optional
-        By name.
+        By name; without them those that the bench names, or small ones.
     knobs : mapping of str to Grid
         By method; others are played once.
 
@@ -137,7 +137,7 @@ def tuning(
     """
     found: dict[str, list[Tuned]] = {}
     missing: dict[str, str] = {}
-    for name in settings or (SETTINGS_QUICK if bench.quick else SETTINGS):
+    for name in settings or bench.named or (SETTINGS_QUICK if bench.quick else SETTINGS):
         try:
             made = [build(name, choice) for choice in bench.choices()]
             found[name] = [_tuned(bench, made, method, knobs) for method in PLAYED]
