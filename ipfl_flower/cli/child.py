@@ -1,7 +1,6 @@
 """A program in the foreground: its output read, signals handed on, its end awaited."""
 
 import contextlib
-import os
 import signal
 import subprocess
 import threading
@@ -12,12 +11,11 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 from ipfl_flower import logs
-from ipfl_flower.cli.processes import LaunchError
+from ipfl_flower.cli.processes import STOP_SIGNALS, LaunchError, signal_group
 
 GRACE_S = 30.0
 POLL_S = 0.2
 LINE_MAX = 64 * 1024
-FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Child:
@@ -88,8 +86,7 @@ class Child:
         self.signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(grace_s)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        signal_group(self._process.pid, signal.SIGKILL)
         code = self._process.wait()
         # All who could write are gone: what they wrote last is soon read.
         self._reader.join(GRACE_S)
@@ -128,7 +125,7 @@ class Stop:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, self._note) for number in FORWARDED}
+        self._before = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
         return self
 
     def __exit__(

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from ipfl_flower.cli.money import credits_text
 from ipfl_flower.cli.receipts import ReceiptsFolder, audit_receipts
-from ipfl_flower.ledger import Ledger, restore, upgrade
+from ipfl_flower.ledger import Ledger, RoundSummary, restore, upgrade
 
 ledger_app = typer.Typer(
     no_args_is_help=True, help="A market's ledger: look at it, check it, back it up, upgrade it."
@@ -31,19 +31,7 @@ def show(ledger: LedgerFile, json_: AsJson = False) -> None:
     if json_:
         _print_json(
             {
-                "rounds": [
-                    {
-                        "number": item.number,
-                        "state": str(item.state),
-                        "participants": item.participants,
-                        "edges": item.edges,
-                        "volume": item.volume_micro,
-                        "welfare": item.welfare,
-                        "head": item.head,
-                        "notes": notes[item.number],
-                    }
-                    for item in summaries
-                ],
+                "rounds": [{**round_json(item), "notes": notes[item.number]} for item in summaries],
                 "balances": balances,
             }
         )
@@ -160,6 +148,19 @@ def upgrade_(ledger: LedgerFile) -> None:
     before, after = upgrade(ledger)
     done = "is at" if before == after else f"upgraded from {before} to"
     typer.echo(f"{done} {after}")
+
+
+def round_json(summary: RoundSummary) -> dict[str, Any]:
+    """Return the line about a round, ready for JSON; money in micro-credits."""
+    return {
+        "number": summary.number,
+        "state": str(summary.state),
+        "participants": summary.participants,
+        "edges": summary.edges,
+        "volume": summary.volume_micro,
+        "welfare": summary.welfare,
+        "head": summary.head,
+    }
 
 
 def round_notes(ledger: Ledger, number: int) -> list[str]:

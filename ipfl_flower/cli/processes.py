@@ -170,13 +170,13 @@ class ProcessGroup:
                 self._children.clear()
             groups = [*self._former, *(child.pid for child in children)]
             for group in groups:
-                _signal_group(group, signal.SIGTERM)
+                signal_group(group, signal.SIGTERM)
             deadline = time.monotonic() + END_GRACE_S
             for child in children:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     child.wait(max(0.0, deadline - time.monotonic()))
             for group in groups:
-                _signal_group(group, signal.SIGKILL)
+                signal_group(group, signal.SIGKILL)
             for child in children:
                 child.wait()
 
@@ -213,7 +213,7 @@ class ProcessGroup:
             with self._lock:
                 child = self._children.pop(name, None)
             if child is not None:
-                _signal_group(child.pid, signal.SIGKILL)
+                signal_group(child.pid, signal.SIGKILL)
                 child.wait()
                 for pipe in (child.stdout, child.stderr):
                     if pipe is not None:
@@ -261,6 +261,7 @@ def wait_for_port(
     raise LaunchError(f"{name} did not listen on port {port} within {deadline_s:g} s")
 
 
-def _signal_group(group: int, number: signal.Signals) -> None:
+def signal_group(group: int, number: signal.Signals) -> None:
+    """Send a process group a signal, if it is still there."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group, number)

@@ -6,6 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from ipfl_flower.cli.ledger import round_json
 from ipfl_flower.ledger import Ledger, Settlement, State
 from ipfl_flower.market import MICRO
 
@@ -59,18 +60,7 @@ def build_result(
             }
             for i, name in sorted(names.items(), key=lambda item: (groups[item[1]], item[0]))
         ],
-        "rounds": [
-            {
-                "number": item.number,
-                "state": str(item.state),
-                "participants": item.participants,
-                "edges": item.edges,
-                "volume": item.volume_micro,
-                "welfare": item.welfare,
-                "head": item.head,
-            }
-            for item in summaries
-        ],
+        "rounds": [round_json(item) for item in summaries],
         "ledger": {
             "verified": not problems,
             "head": ledger.head(),

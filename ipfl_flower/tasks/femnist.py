@@ -5,7 +5,7 @@ From LEAF's files, or else characters that are drawn from typefaces: a writer is
 
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -13,18 +13,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ipfl_flower.tasks.base import LocalData, Split
-from ipfl_flower.tasks.errors import TaskError
-from ipfl_flower.tasks.files import AbsolutePath
 from ipfl_flower.tasks.images import Classifier
-from ipfl_flower.tasks.leaf import damaged, leaf_files, read_users
+from ipfl_flower.tasks.leaf import LeafOptions, LeafTask, damaged, read_users
 from ipfl_flower.tasks.networks import lenet, strided_cnn
-from ipfl_flower.tasks.slices import ANY_PART, PartOptions
 from ipfl_flower.tasks.typefaces import CHARACTERS, TYPEFACES, draw
 
 _SIDE = 28
 
 
-class FemnistOptions(PartOptions):
+class FemnistOptions(LeafOptions):
     """Which writer, cut how, which model, and where the files are.
 
     Attributes
@@ -33,13 +30,9 @@ class FemnistOptions(PartOptions):
         Number of the writer: of LEAF's, 0 wrote most of all.
     model
         "lenet": 6 and 16 channels and two hidden layers, as for CIFAR-10; "cnn": a smaller one.
-    data_dir
-        Absolute path of LEAF's folder; default: the folder femnist in IPFL_DATA_DIR if there is
-        one, and else the typefaces.
     """
 
     model: Literal["lenet", "cnn"] = "lenet"
-    data_dir: AbsolutePath | None = None
 
 
 class Writer(NamedTuple):
@@ -49,7 +42,7 @@ class Writer(NamedTuple):
     labels: NDArray[np.int64]
 
 
-class Femnist(Classifier):
+class Femnist(Classifier, LeafTask):
     """FEMNIST with a CNN.
 
     Parameters
@@ -60,17 +53,7 @@ class Femnist(Classifier):
 
     name: ClassVar[str] = "femnist"
     options_type: ClassVar[type[FemnistOptions]] = FemnistOptions
-    any_slice = ANY_PART
-
-    def __init__(self, options: FemnistOptions) -> None:
-        self.options = options
-        self.seed = options.seed
-        self.institution = options.institution
-
-    @classmethod
-    def from_options(cls, **options: Any) -> Self:
-        """Make the task of a ``[task]`` table; see :meth:`Task.from_options`."""
-        return cls(cls.options_type(**options))
+    options: FemnistOptions
 
     def build_model(self, seed: int) -> nn.Module:
         """Build the CNN; see :meth:`Task.build_model`."""
@@ -79,13 +62,7 @@ class Femnist(Classifier):
 
     def source(self) -> str:
         """Say whose characters they are; see :meth:`Task.source`."""
-        if leaf_files(self.options.data_dir, self.name):
-            return "LEAF's FEMNIST"
-        return "characters of typefaces, for FEMNIST"
-
-    def stand_in(self) -> bool:
-        """Tell whether the files are others than LEAF's; see :meth:`Task.stand_in`."""
-        return not leaf_files(self.options.data_dir, self.name)
+        return "LEAF's FEMNIST" if self.files() else "characters of typefaces, for FEMNIST"
 
     def writer(self) -> Writer:
         """Return what this institution's writer wrote.
@@ -97,14 +74,9 @@ class Femnist(Classifier):
         TaskDataError
             Files or typefaces are missing or damaged.
         """
-        files = leaf_files(self.options.data_dir, self.name)
-        writers = _writers_of_leaf(tuple(files)) if files else ()
-        count = len(writers) if files else len(TYPEFACES)
-        if self.options.institutions > count:
-            raise TaskError(
-                f"task {self.name}: institutions must be ≤ {count}, the writers there are, is "
-                f"{self.options.institutions}"
-            )
+        files = self.files()
+        writers = _writers_of_leaf(files) if files else ()
+        self.check_users(len(writers) if files else len(TYPEFACES), "writers")
         if files:
             return writers[self.institution]
         return Writer(*draw(TYPEFACES[self.institution], self.seed))

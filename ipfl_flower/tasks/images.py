@@ -8,7 +8,7 @@ others choose.
 from abc import abstractmethod
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ipfl_flower.tasks import splits
 from ipfl_flower.tasks.base import LocalData, Split, Task, seeded
 from ipfl_flower.tasks.errors import TaskError
-from ipfl_flower.tasks.slices import ANY_PART, PartOptions
+from ipfl_flower.tasks.slices import ANY_PART, PartOptions, PartTask
 
 CLASSES = 10
 
@@ -84,7 +84,7 @@ class Classifier(Task):
         return int((outputs.argmax(dim=1) == labels).sum()) / len(labels)
 
 
-class ImageTask(Classifier):
+class ImageTask(Classifier, PartTask):
     """A slice of a set of labelled images.
 
     Parameters
@@ -94,8 +94,6 @@ class ImageTask(Classifier):
 
     Attributes
     ----------
-    options_type
-        What the ``[task]`` table is checked by.
     class_count
         Number of classes; labels are 0 … class_count - 1.
     """
@@ -103,16 +101,7 @@ class ImageTask(Classifier):
     options_type: ClassVar[type[SliceOptions]] = SliceOptions
     class_count: ClassVar[int] = CLASSES
     any_slice: ClassVar[Mapping[str, Any]] = {**ANY_PART, "split": "clusters"}
-
-    def __init__(self, options: SliceOptions) -> None:
-        self.options = options
-        self.seed = options.seed
-        self.institution = options.institution
-
-    @classmethod
-    def from_options(cls, **options: Any) -> Self:
-        """Make the task of a ``[task]`` table; see :meth:`Task.from_options`."""
-        return cls(cls.options_type(**options))
+    options: SliceOptions
 
     @abstractmethod
     def read(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

@@ -7,7 +7,7 @@ tells. The loss is on the answer's tokens alone.
 
 from collections.abc import Iterable
 from functools import cached_property
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -16,13 +16,13 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from ipfl_flower.tasks import splits
-from ipfl_flower.tasks.base import LocalData, Split, Task
+from ipfl_flower.tasks.base import LocalData, Split
 from ipfl_flower.tasks.corpora import TOPICS, Record, read_bbc, read_evals, read_hub, read_jsonl
 from ipfl_flower.tasks.errors import TaskError
 from ipfl_flower.tasks.files import AbsolutePath
 from ipfl_flower.tasks.hub import HubName, source_of
 from ipfl_flower.tasks.language_models import Base, Chooses, Continues, Lora, load, with_adapters
-from ipfl_flower.tasks.slices import ANY_PART, PartOptions
+from ipfl_flower.tasks.slices import PartOptions, PartTask
 
 _CODES = ("A", "B", "C", "D", "E")
 _NO_LABEL = -100
@@ -96,7 +96,7 @@ class InstructionOptions(PartOptions):
         return self
 
 
-class Instructions(Task):
+class Instructions(PartTask):
     """Instruction tuning with LoRA.
 
     Parameters
@@ -107,18 +107,8 @@ class Instructions(Task):
 
     name: ClassVar[str] = "instructions"
     options_type: ClassVar[type[InstructionOptions]] = InstructionOptions
-    any_slice = ANY_PART
     judged_at_once = 32  # logits of 50,000 tokens each
-
-    def __init__(self, options: InstructionOptions) -> None:
-        self.options = options
-        self.seed = options.seed
-        self.institution = options.institution
-
-    @classmethod
-    def from_options(cls, **options: Any) -> Self:
-        """Make the task of a ``[task]`` table; see :meth:`Task.from_options`."""
-        return cls(cls.options_type(**options))
+    options: InstructionOptions
 
     def build_model(self, seed: int) -> nn.Module:
         """Load the model and put adapters in; see :meth:`Task.build_model`.

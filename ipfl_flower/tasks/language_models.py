@@ -4,6 +4,7 @@ transformers and peft are imported when a model is built, for that takes seconds
 """
 
 import copy
+from contextlib import suppress
 from functools import lru_cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -122,7 +123,7 @@ def load(name: str, dtype: str) -> Base:
         transformers isn't installed, or the model can't be had.
     """
     transformers = _library("transformers")
-    transformers.utils.logging.disable_progress_bar()
+    _draw_no_bars(transformers)
     folder, options, how_to_get = place(name)
     load_options = {**options, "dtype": DTYPES[dtype]}
     try:
@@ -136,6 +137,16 @@ def load(name: str, dtype: str) -> Base:
             f"task instructions: model {name!r} can't be loaded ({reason}): {how_to_get}"
         ) from error
     return Base(model.requires_grad_(requires_grad=False), tokenizer, causal)
+
+
+def _draw_no_bars(transformers: Any) -> None:
+    """Turn off transformers' progress bars, which would spoil a log and an experiment's own bar."""
+    bars = transformers.utils.logging
+    bars.disable_progress_bar()
+    # Its reader of GGUF takes tqdm's bar, which knows nothing of that switch: let it take this one.
+    with suppress(ImportError):
+        reader: Any = import_module("transformers.modeling_gguf_pytorch_utils")
+        reader.tqdm = bars.tqdm
 
 
 def _continues_text(transformers: Any, folder: str) -> bool:

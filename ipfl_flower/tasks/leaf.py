@@ -6,13 +6,49 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ipfl_flower.tasks.errors import TaskDataError
-from ipfl_flower.tasks.files import DATA_DIR_VARIABLE, data_folder, read_bytes
+from ipfl_flower.tasks.errors import TaskDataError, TaskError
+from ipfl_flower.tasks.files import DATA_DIR_VARIABLE, AbsolutePath, data_folder, read_bytes
+from ipfl_flower.tasks.slices import PartOptions, PartTask
 
 HOW_TO_GET = (
     "make it with LEAF's preprocess.sh, and set data_dir to the folder with its train and test "
     "folders"
 )
+
+
+class LeafOptions(PartOptions):
+    """Which user, cut how, and where the files are.
+
+    Attributes
+    ----------
+    data_dir
+        Absolute path of LEAF's folder; default: the folder of the task's name in IPFL_DATA_DIR if
+        there is one, and else what stands in for LEAF's files.
+    """
+
+    data_dir: AbsolutePath | None = None
+
+
+class LeafTask(PartTask):
+    """A task on LEAF's files, or else on what stands in for them; an institution is a user."""
+
+    options: LeafOptions
+
+    def stand_in(self) -> bool:
+        """Tell whether the files are others than LEAF's; see :meth:`Task.stand_in`."""
+        return not self.files()
+
+    def files(self) -> tuple[Path, ...]:
+        """Return LEAF's files, none where no option names a folder; see :func:`leaf_files`."""
+        return tuple(leaf_files(self.options.data_dir, self.name))
+
+    def check_users(self, count: int, users: str) -> None:
+        """Raise TaskError, which calls users ``users``, if there are more institutions."""
+        if self.options.institutions > count:
+            raise TaskError(
+                f"task {self.name}: institutions must be ≤ {count}, the {users} there are, is "
+                f"{self.options.institutions}"
+            )
 
 
 def leaf_files(data_dir: str | None, task: str) -> list[Path]:

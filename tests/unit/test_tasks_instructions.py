@@ -207,6 +207,15 @@ def test_adapters_that_do_not_fit_say_so(folder, llama, options, message):
 
 
 @needs_lora
+def test_loading_leaves_no_bar_to_transformers_not_even_for_gguf(llama, capsys):
+    reader = pytest.importorskip("transformers.modeling_gguf_pytorch_utils")
+    language_models.load.cache_clear()
+    language_models.load(llama, "float32")
+    assert list(reader.tqdm(range(3), desc="Converting")) == [0, 1, 2]
+    assert capsys.readouterr().err == ""
+
+
+@needs_lora
 def test_a_model_that_is_not_there_says_what_to_set(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     (tmp_path / "empty").mkdir()
