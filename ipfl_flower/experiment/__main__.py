@@ -195,7 +195,10 @@ def _write(
 ) -> None:
     for finding in findings:
         write_charts(finding, output)
-    data = {finding.name: {"said": finding.said, **finding.data} for finding in findings}
+    data = {
+        finding.name: {"said": finding.said, "details": finding.details, **finding.data}
+        for finding in findings
+    }
     write_atomically(output / FINDINGS, json.dumps(data, allow_nan=False, indent=1))
     write_atomically(output / RESULTS, json.dumps({"records": records}, allow_nan=False))
     write_atomically(output / REPORT, report(findings, about))

@@ -3,7 +3,7 @@
 import os
 import platform
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -84,11 +84,14 @@ def _rounds(played: Sequence[int]) -> str:
 
 
 def _contents(findings: Sequence[Finding]) -> str:
-    lines = ["## What came out\n"]
-    for finding in findings:
-        lines.append(f"* [{finding.title}](#{_anchor(finding.title)})")
-        lines += [f"  * {line}" for line in finding.said]
-    return "\n".join(lines) + "\n"
+    said = {f"[{one.title}](#{_anchor(one.title)})": one.said for one in findings}
+    return f"## What came out\n\n{_lists(said)}"
+
+
+def _lists(lines: Mapping[str, Sequence[str]]) -> str:
+    return "".join(
+        f"* {name}\n" + "".join(f"  * {line}\n" for line in mine) for name, mine in lines.items()
+    )
 
 
 def _anchor(title: str) -> str:
@@ -98,9 +101,11 @@ def _anchor(title: str) -> str:
 
 def _section(finding: Finding) -> str:
     said = "\n".join(f"* {line}" for line in finding.said)
+    behind = {name: lines for name, lines in finding.details.items() if lines}
+    details = f"### In detail\n\n{_lists(behind)}\n" if behind else ""
     charts = "\n".join(f"![{c.title}]({FOLDER}/{c.name}.svg)" for c in finding.charts)
     tables = "\n".join(_table(table) for table in finding.tables)
-    return f"## {finding.title}\n\n{finding.asked}\n\n{said}\n\n{tables}\n{charts}\n"
+    return f"## {finding.title}\n\n{finding.asked}\n\n{said}\n\n{details}{tables}\n{charts}\n"
 
 
 def _table(table: Table) -> str:

@@ -57,5 +57,7 @@ def test_in_an_inclusive_market_everybody_plays_its_role(bench, monkeypatch):
         assert all(not row for i, row in enumerate(played["imports"]) if names[i] == "seller")
     # Sellers earn what buyers pay.
     assert roles["ipfl", "seller"]["net"][0] < 0 < roles["ipfl", "buyer"]["net"][0]
+    assert len(finding.said) == 4
+    assert "the attacker earns more than it pays in 0 of 1 cases." in finding.said[1]
     assert [chart.name for chart in finding.charts] == ["inclusive-cheap"]
     assert tuple(line.name for line in finding.charts[0].lines) == inclusive_module.ROLES

@@ -20,7 +20,9 @@ def test_both_economics_are_played_and_missing_data_is_said(bench, monkeypatch):
     plays = {(one["market"], one["economics"]): one for one in finding.data["plays"]}
     assert len(plays) == len(finding.tables[0].rows) == 4
     assert plays["ipfl", "cheap"]["utility"][0] > plays["ipfl", "paper"]["utility"][0]
-    assert finding.said[-1] == "`moon`: **not played**: setting moon: no moon in sight: fly there"
+    assert finding.said[-1] == "**Not played**: `moon`."
+    why = "**Not played**: setting moon: no moon in sight: fly there"
+    assert finding.details == {"`moon`": [why]}
 
 
 def test_models_bought_are_counted_by_institution_and_round():

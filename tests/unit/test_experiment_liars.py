@@ -14,7 +14,7 @@ from ipfl_flower.experiment.studies.liars import (
     summed,
     utilities_of,
 )
-from ipfl_flower.experiment.studies.trained_liars import lying_setting, trained
+from ipfl_flower.experiment.studies.trained_liars import gains, lying_setting, trained
 from ipfl_flower.market import Terms
 
 bench = studies.bench
@@ -95,6 +95,11 @@ def test_one_liar_of_a_market_that_trains(bench, monkeypatch):
     assert [one["difference"] for one in plays] == [[2.0]] * 4
     assert [one["accuracy"] for one in plays] == [[-0.25]] * 4
     assert len(table.rows) == 4
+    said, where = gains(plays)
+    assert said.endswith("the liar gained in 4 of 4 cases.")
+    assert where[0] == "cost × 2 under truthful, c = 1 (+2.00 credits)"
+    plays[0]["difference"] = [-2.0]
+    assert gains(plays)[1] == where[1:]
     liars = {seat.name for setting in settings for seat in setting.seats if seat.exaggerates}
     assert liars == {"group0-160"}
     other, liar = lying_setting(Choice(1, quick=True), "paper", ("samples", 2.0))

@@ -89,6 +89,8 @@ def test_markets_are_played_from_the_mean_and_a_missing_model_is_said(bench, mon
     assert (default["value"], mean["value"]) == (DEFAULT, SMALL)
     # Without what all share, strangers are farther.
     assert mean["within"][0] < 1 < mean["across"][0] > default["across"][0]
-    assert finding.said[-1] == "`moon`: **not played**: setting moon: no model in sight: get one"
+    assert finding.said[-1] == "**Not played**: `moon`."
+    why = "**Not played**: setting moon: no model in sight: get one"
+    assert finding.details == {"`moon`": [why]}
     nothing = reference(bench, ["moon"])
     assert (len(nothing.said), nothing.tables[0].rows) == (1, [])

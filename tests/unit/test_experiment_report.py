@@ -34,6 +34,7 @@ FOUND = Finding(
         Lines("moon-lines", "Lines", "of the moon", [1, 2], [Line("a < b", [1.0, None])]),
         Bars("moon-bars", "Bars", "of the moon", {"row": {"x": (1.0, 0.5), "y": (2.0, None)}}),
     ],
+    details={"`sea`": ["It was calm.", "It was dry."], "`rock`": []},
 )
 ABOUT = About(
     command="ipfl experiment --all",
@@ -54,6 +55,12 @@ def test_a_report_says_how_it_was_made_and_what_was_found():
     assert "seeds 0, 1" in text
     assert "**A quick run**: 3 to 8 rounds, few samples" in text
     assert "* [The moon (Figure 9)](#the-moon-figure-9)\n  * It went well." in text
+    contents, *sections = text.split("\n## The moon (Figure 9)\n")
+    assert "calm" not in contents
+    details = (
+        "* It went well.\n\n### In detail\n\n* `sea`\n  * It was calm.\n  * It was dry.\n\n###"
+    )
+    assert all(details in section for section in sections)
     assert "| what | how much |\n| --- | --: |\n| a\\|b | 1 |\n\nA note." in text
     assert "![Lines](charts/moon-lines.svg)" in text
 
@@ -93,6 +100,8 @@ def test_the_program_plays_a_study_by_name(tmp_path, capsys, monkeypatch):
     assert str(tmp_path) not in text
     assert (tmp_path / "charts" / "scale-density.svg").exists()
     found = json.loads((tmp_path / "findings.json").read_text(encoding="utf-8"))
+    assert len(found["scale"]["said"]) == 3
+    assert found["scale"]["details"] == {}
     assert found["scale"]["measured"][0]["clearings"][0]["edges"] > 0
 
 

@@ -12,7 +12,7 @@ from ipfl_flower.experiment.record import summary
 from ipfl_flower.experiment.studies.bench import Bench
 from ipfl_flower.experiment.studies.gates import market_gates, news_gates
 from ipfl_flower.experiment.studies.tasks import cumulated, tasks
-from ipfl_flower.experiment.studies.utility import highest, verdicts, worth
+from ipfl_flower.experiment.studies.utility import place, verdicts, worth
 from ipfl_flower.experiment.studies.verdicts import centres, verdict
 from ipfl_flower.experiment.tables import rows
 
@@ -84,8 +84,9 @@ def test_where_the_market_is_not_best_is_said():
         record_of("oracle", (0.9, 0.9)),
     ]
     line = said_of(records)
-    assert line.startswith("`moon`: **iPFL is not best**: 75.0 % against 80.0 % of `ditto`")
+    assert line.startswith("**iPFL is not best**: 75.0 % against 80.0 % of `ditto`")
     assert "(-5.0 points, one seed). Over training alone: +15.0." in line
+    assert said_of([records[0]]) == "iPFL isn't compared."
     assert "iPFL is best: 75.0 % against 60.0 %" in said_of([*records[:2], records[3]])
     same = [records[0], record_of("local", (0.8, 0.7))]
     assert "iPFL is level with the best of the others" in said_of(same)
@@ -94,7 +95,8 @@ def test_where_the_market_is_not_best_is_said():
         institution["better_test_accuracy"] = 0.85
     assert "75.0 % against 85.0 % of `ditto`" in said_of([records[0], chosen])
     finding = tasks(records, {"sun": "no data"})
-    assert finding.said[-1] == "`sun`: **not played**: no data"
+    assert finding.said[-1] == "**Not played**: `sun`."
+    assert finding.details == {"`sun`": ["**Not played**: no data"]}
     assert "**80.0**" in finding.tables[0].rows[0]
     assert "Data: moonlight, **a stand-in**." in finding.tables[3].note
 
@@ -176,45 +178,50 @@ def test_utility_is_compared_at_both_economics():
     ours = record_of("ipfl", (0.7, 0.8), utilities=(4.0, 4.0), imports=((1,), ()), welfare=4.0)
     rivals = [graph("fedavg"), record_of("oracle", (0.9, 0.9), utilities=(9.0, 9.0))]
     rivals[0]["bought"]["own_group"] = 0.25
-    missing, cheap = verdicts("moon", [ours, *rivals])
-    assert missing == "`moon` at c = 1: utility isn't compared."
+    missing, cheap = verdicts([ours, *rivals])
+    assert missing == "c = 1: utility isn't compared."
     assert cheap == (
-        "`moon` at c = 0.05: iPFL's utility is **not the highest**, 4.0 against 4.9 of `fedavg` "
-        "(-0.9). `fedavg` imports 1.0 models each a round (75 % of the volume from other groups), "
-        "and is 15.0 points less accurate; iPFL imports 0.5 models each a round (0 % of the volume "
-        "from other groups). U counts volume alone: by W, which prices distance, too, iPFL has 4.0 "
+        "c = 0.05: iPFL's utility is **not the highest**, 4.0 against 4.9 of `fedavg` (-0.9). "
+        "`fedavg` imports 1.0 models each a round (75 % of the volume from other groups), and is "
+        "15.0 points less accurate; iPFL imports 0.5 models each a round (0 % of the volume from "
+        "other groups). U counts volume alone: by W, which prices distance, too, iPFL has 4.0 "
         "against 3.7."
     )
     dear = record_of("ipfl", (0.7, 0.8), utilities=(3.5, 3.5), economics="paper")
-    assert verdicts("moon", [ours, *rivals, dear]) == [
-        "`moon` at c = 1: iPFL's utility is the highest, 3.5 against 3.0 of `fedavg` (+0.5).",
+    assert verdicts([ours, *rivals, dear]) == [
+        "c = 1: iPFL's utility is the highest, 3.5 against 3.0 of `fedavg` (+0.5).",
         cheap,
     ]
     level = record_of("ipfl", (0.7, 0.8), utilities=(3.0, 3.04), economics="paper")
-    assert "iPFL's utility is level with the highest" in verdicts("moon", [level, *rivals])[0]
+    assert "iPFL's utility is level with the highest" in verdicts([level, *rivals])[0]
     rivals[0]["institutions"][0]["test_accuracy"] = 1.0
-    assert "and is 5.0 points more accurate; iPFL" in verdicts("moon", [ours, *rivals])[1]
+    assert "and is 5.0 points more accurate; iPFL" in verdicts([ours, *rivals])[1]
 
 
 def test_a_market_by_another_preset_is_a_rival_and_named_as_one():
     ours = record_of("ipfl", (0.7, 0.8), utilities=(5.0, 5.0))
     other = record_of("ipfl-paper", (0.6, 0.7), utilities=(6.0, 6.0))
-    line = verdicts("moon", [ours, graph("fedavg"), other])[1]
-    assert line.startswith("`moon` at c = 0.05: iPFL's utility is **not the highest**, 5.0 against")
+    line = verdicts([ours, graph("fedavg"), other])[1]
+    assert line.startswith("c = 0.05: iPFL's utility is **not the highest**, 5.0 against")
     assert line.endswith(
         "`ipfl-paper` has another λ, the price of distance, which U doesn't count. The highest "
         "without a market is 4.9 of `fedavg`."
     )
-    assert verdicts("moon", [ours, other])[1].endswith("U doesn't count.")
+    assert verdicts([ours, other])[1].endswith("U doesn't count.")
     records = [ours, graph("fedavg"), other]
-    assert highest(records, "cheap") is False
-    assert highest(records, "cheap", markets=False) is True
-    assert highest([ours, other], "cheap", markets=False) is None
-    assert highest(records, "paper") is None
+    assert place(records, "cheap") == "but"
+    assert place([ours, graph("fedavg")], "cheap") == "highest"
+    better = record_of("ditto", (0.6, 0.7), utilities=(5.5, 5.5))
+    assert place([*records, better], "cheap") == place([ours, other], "cheap") == "below"
+    assert place(records, "paper") is None
     said = tasks([*records, *({**record, "setting": "sun"} for record in records)]).said
-    assert "Utility at c = 1: iPFL's is the highest: not compared." in said
-    line = "Utility at c = 0.05: iPFL's is the highest but for the market by another preset on 2"
-    assert f"{line} of 2 settings." in said
+    assert said[1:] == [
+        "Utility at c = 1: not compared.",
+        (
+            "Utility at c = 0.05, of 2 settings: iPFL's is the highest on 0, **but for the market "
+            "by another preset on 2** (`moon`, `sun`), not the highest on none."
+        ),
+    ]
 
 
 def test_the_tables_of_utility_have_the_market_where_it_was_played():
@@ -235,10 +242,17 @@ def test_the_tables_of_utility_have_the_market_where_it_was_played():
         "it on 0, below on none."
     )
     assert finding.said[1:3] == [
-        "Utility at c = 1: iPFL's is the highest on 1 of 1 settings.",
-        "Utility at c = 0.05: iPFL's is the highest on 0 of 2 settings; **not on** `moon`, `sun`.",
+        "Utility at c = 1, of 1 settings: iPFL's is the highest on 1, not the highest on none.",
+        (
+            "Utility at c = 0.05, of 2 settings: iPFL's is the highest on 0, **not the highest on "
+            "2** (`moon`, `sun`)."
+        ),
     ]
-    assert "Utility at c = 1: iPFL's is the highest: not compared." in tasks([*records, *far]).said
+    assert list(finding.details) == ["`moon`", "`sun`"]
+    assert finding.details["`moon`"][0].startswith("Accuracy: iPFL is best: 75.0 % against 60.0 %")
+    assert [line.split(":")[0] for line in finding.details["`sun`"][1:]] == ["c = 1", "c = 0.05"]
+    alone = tasks(records, others=[dear])
+    assert (alone.said, alone.details) == (finding.details["`moon`"], {})
     found = {
         (one["setting"], one["method"], one["economics"]): (one["utilities"], one["welfares"])
         for one in finding.data["economies"]

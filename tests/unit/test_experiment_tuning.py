@@ -131,12 +131,18 @@ def test_methods_are_tuned_and_one_that_fails_at_a_value_is_said_to(bench, monke
     assert cells["ditto"][1:4] == ["**failed**", "**failed**", "–"]
     assert cells["local"][4] == "–; –"
     assert "ditto" not in finding.tables[0].columns
-    failed = [line for line in finding.said if "**failed**" in line]
+    failed = finding.details["What failed"]
     assert len(failed) == 4
     assert failed[0].startswith("`tiny`: `fedprox` **failed** at μ = NaN: tiny, seed 0, fedprox: ")
-    assert "tuned iPFL" in finding.said[0]
-    assert any(line.startswith("`fedprox` gains nothing by tuning") for line in finding.said)
-    assert finding.said[-1] == "`moon`: **not played**: setting moon: no moon in sight: fly there"
+    verdict, *rest = finding.said
+    assert verdict.startswith("`tiny`: ")
+    assert "tuned iPFL" in verdict
+    assert rest == ["**Failed** at a value: `fedprox`, `ditto`.", "**Not played**: `moon`."]
+    gains = finding.details["What tuning brings"]
+    assert [line.split()[0].strip(":") for line in gains] == ["`ipfl`", "`fedprox`", "`ditto`"]
+    assert gains[1].startswith("`fedprox` gains nothing by tuning")
+    (why,) = finding.details["`moon`"]
+    assert why == "**Not played**: setting moon: no moon in sight: fly there"
     assert "λ = 5 (default); λ = 0" in finding.tables[-1].rows[0]
 
 

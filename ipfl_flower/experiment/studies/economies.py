@@ -16,6 +16,7 @@ from ipfl_flower.experiment.studies.finding import (
     percent,
     signed,
     spread,
+    unplayed,
 )
 from ipfl_flower.tasks import TaskDataError
 
@@ -41,6 +42,7 @@ def economies(bench: Bench, settings: Sequence[str] | None = None) -> Finding:
                 raise
             missing[name] = str(error)
     found = [one for one in found if one["setting"] not in missing]
+    left_out, why = unplayed(missing)
     return Finding(
         name="economies",
         title="Both economics",
@@ -49,10 +51,7 @@ def economies(bench: Bench, settings: Sequence[str] | None = None) -> Finding:
             "models (V ≈ 10, c = .05). Nothing else differs; methods without a market don't "
             "depend on it."
         ),
-        said=[
-            *(_said(found, market) for market in MARKETS if found),
-            *(f"`{name}`: **not played**: {why}" for name, why in missing.items()),
-        ],
+        said=[*(_said(found, market) for market in MARKETS if found), *left_out],
         tables=[
             Table(
                 "The market under both economics",
@@ -71,6 +70,7 @@ def economies(bench: Bench, settings: Sequence[str] | None = None) -> Finding:
             )
         ],
         data={"plays": found},
+        details=why,
     )
 
 

@@ -81,11 +81,14 @@ class Finding:
     asked : str
         What was done, in a paragraph.
     said : sequence of str
-        What came out, a sentence each: also what speaks against the market.
+        What came out, a few sentences that answer what was asked: also what speaks against the
+        market.
     tables : sequence of Table
     charts : sequence of Chart
     data : mapping
         The figures behind them, as JSON values.
+    details : mapping of str to sequence of str
+        What is behind `said`, sentences by setting or by what they are about.
     """
 
     name: str
@@ -95,6 +98,14 @@ class Finding:
     tables: Sequence[Table]
     charts: Sequence[Chart] = ()
     data: Mapping[str, Any] = field(default_factory=dict)
+    details: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+def unplayed(missing: Mapping[str, str]) -> tuple[list[str], dict[str, list[str]]]:
+    """Say which settings were not played, and in detail why: `missing`, by setting."""
+    names = [f"`{name}`" for name in missing]
+    said = [f"**Not played**: {', '.join(names)}."] if names else []
+    return said, {f"`{name}`": [f"**Not played**: {why}"] for name, why in missing.items()}
 
 
 def percent(value: Number, digits: int = 1) -> str:

@@ -15,7 +15,7 @@ from ipfl_flower.experiment.play import PRESETS
 from ipfl_flower.experiment.record import Record, summary
 from ipfl_flower.experiment.settings import build
 from ipfl_flower.experiment.studies.bench import Bench
-from ipfl_flower.experiment.studies.finding import Finding, Number, Table, mean, percent
+from ipfl_flower.experiment.studies.finding import Finding, Number, Table, mean, percent, unplayed
 from ipfl_flower.tasks import TaskDataError
 
 OURS: Final = "ipfl"
@@ -90,6 +90,7 @@ def gates(bench: Bench) -> Finding:
     failed = [gate for gate in judged[OURS] if not gate.passed]
     paper = [gate for gate in judged["ipfl-paper"] if not gate.passed]
     seeds = ", ".join(map(str, bench.seeds))
+    left_out, why = unplayed(missing)
     return Finding(
         name="gates",
         title="Gates",
@@ -102,7 +103,7 @@ def gates(bench: Bench) -> Finding:
             f"`ipfl` passes {len(judged[OURS]) - len(failed)} of {len(judged[OURS])} gates"
             + (f"; it FAILS: {'; '.join(_named(gate) for gate in failed)}." if failed else "."),
             f"`ipfl-paper`, the paper's recipe, fails {len(paper)} of {len(judged[PAPER])}.",
-            *(f"`{name}`: **not played**: {why}" for name, why in missing.items()),
+            *left_out,
         ],
         tables=[
             Table(
@@ -125,6 +126,7 @@ def gates(bench: Bench) -> Finding:
             ]
             for market, found in judged.items()
         },
+        details=why,
     )
 
 

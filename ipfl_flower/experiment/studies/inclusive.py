@@ -164,20 +164,25 @@ def _said(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
     lines = []
     for market in MARKETS:
         mine = [one for one in found.values() if one["market"] == market]
-        earns = [one for one in mine if one["role"] == "attacker" and (mean(one["net"]) or 0.0) < 0]
+        gained = {
+            role: [mean(one["over"]) or 0.0 for one in mine if one["role"] == role]
+            for role in ("trader", "buyer")
+        }
         lines.append(
-            f"`{market}`: the attacker earns more than it pays in {len(earns)} of "
-            f"{sum(one['role'] == 'attacker' for one in mine)} cases."
-        )
-        for role in ("trader", "buyer"):
-            gained = [mean(one["over"]) or 0.0 for one in mine if one["role"] == role]
-            lines.append(
-                f"`{market}`: compared with training alone, {role}s gain "
-                f"{signed(100 * min(gained), 1)} to {signed(100 * max(gained), 1)} points."
+            f"`{market}`: compared with training alone, "
+            + " and ".join(
+                f"{role}s gain {signed(100 * min(points), 1)} to {signed(100 * max(points), 1)} "
+                "points"
+                for role, points in gained.items()
             )
+            + "."
+        )
+        earns = [one for one in mine if one["role"] == "attacker" and (mean(one["net"]) or 0.0) < 0]
         sold = [-(mean(one["net"]) or 0.0) for one in mine if one["role"] == "seller"]
         lines.append(
-            f"`{market}`: a pure seller earns {figure(min(sold))} to {figure(max(sold))} credits."
+            f"`{market}`: a pure seller earns {figure(min(sold))} to {figure(max(sold))} credits; "
+            f"the attacker earns more than it pays in {len(earns)} of "
+            f"{sum(one['role'] == 'attacker' for one in mine)} cases."
         )
     return lines
 

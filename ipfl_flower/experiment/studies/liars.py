@@ -12,10 +12,10 @@ import numpy as np
 
 from ipfl_flower.experiment.economics import books
 from ipfl_flower.experiment.studies.bench import Bench
-from ipfl_flower.experiment.studies.finding import Finding, Table, figure, mean, percent, signed
+from ipfl_flower.experiment.studies.finding import Finding, Table, figure, percent, signed
 from ipfl_flower.experiment.studies.server import COSTS, VALUE
 from ipfl_flower.experiment.studies.synthetic import Synthetic
-from ipfl_flower.experiment.studies.trained_liars import trained
+from ipfl_flower.experiment.studies.trained_liars import gains, trained
 from ipfl_flower.market import Rules, Terms, clear, distances
 from ipfl_flower.market.gain import Floats
 from ipfl_flower.settings import PRESETS
@@ -150,6 +150,8 @@ def liars(bench: Bench, markets: int = MARKETS, institutions: int = INSTITUTIONS
             rows.append(_row(economics, mechanism, lie, figures))
     example = counterexample()
     table, plays = trained(bench, LIES)
+    pays = _pays(sums)
+    trained_said, gained = gains(plays)
     return Finding(
         name="liars",
         title="Liars (Table 2)",
@@ -159,7 +161,7 @@ def liars(bench: Bench, markets: int = MARKETS, institutions: int = INSTITUTIONS
             "eagerness than their own. Then one institution of a market that trains does. "
             "Utilities are counted with everybody's real terms."
         ),
-        said=[*_said(sums, example, summed(undistanced)), _said_of_trained(plays)],
+        said=[*_said(sums, pays), trained_said],
         tables=(
             Table(
                 "What lying brings the liars, credits a round",
@@ -203,6 +205,11 @@ def liars(bench: Bench, markets: int = MARKETS, institutions: int = INSTITUTIONS
             "without_distance": summed(undistanced),
             "counterexample": example,
             "trained": plays,
+        },
+        details={
+            "Why it can pay": _why(example, summed(undistanced)),
+            "Where lying together pays": pays,
+            "Where the liar gained among those who train": gained,
         },
     )
 
@@ -262,21 +269,19 @@ def _row(economics: str, mechanism: str, lie: str, figures: Mapping[str, float])
     ]
 
 
-def _said(
-    sums: Mapping[str, Mapping[str, float]],
-    example: Sequence[Mapping[str, Any]],
-    undistanced: Mapping[str, float],
-) -> list[str]:
-    pays, costs = [], []
-    for name, one in sums.items():
-        if one["difference"] > SURE * one["error"]:
-            pays.append(name)
-        elif one["difference"] < -SURE * one["error"]:
-            costs.append(name)
+def _pays(sums: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Return the cases in which lying together pays."""
+    return [name for name, one in sums.items() if one["difference"] > SURE * one["error"]]
+
+
+def _said(sums: Mapping[str, Mapping[str, float]], pays: Sequence[str]) -> list[str]:
+    costs = [name for name, one in sums.items() if one["difference"] < -SURE * one["error"]]
     alone = [name for name, one in sums.items() if one["pays"] > 0]
     lines = [
-        f"Lying together costs the liars in {len(costs)} of {len(sums)} cases, and pays in "
-        f"{len(pays)}" + (f": {'; '.join(pays)}." if pays else "."),
+        (
+            f"Lying together costs the liars in {len(costs)} of {len(sums)} cases, and pays in "
+            f"{len(pays)}."
+        ),
         "A single liar never gained by overstating its cost under either mechanism."
         if not any("cost × 2" in name for name in alone)
         else "A single liar gained by overstating its cost: the mechanism is broken.",
@@ -293,29 +298,20 @@ def _said(
             if where
             else f"{lie.capitalize()} alone never paid here, though no mechanism can rule it out."
         )
-    lines.append(
-        "Exaggerated eagerness pays through the price of distance: λ·d keeps a truthful buyer from "
-        "models that U, which counts volume alone, would have valued. With λ = 0 it pays in "
-        f"{percent(undistanced['pays'], 0)} % of cases under `truthful` "
-        f"({signed(undistanced['alone'])} credits a round on average)."
-    )
-    under = next(one for one in example if one["mechanism"] == "paper" and one["said"] == 1.9)
-    lines.append(
-        f"Under `paper`, understating can pay: in the example seller 2 gains "
-        f"{signed(under['utility'], 3)} credits by it; under `truthful` it gains nothing."
-    )
     return lines
 
 
-def _said_of_trained(plays: Sequence[Mapping[str, Any]]) -> str:
-    pays = [one for one in plays if (mean(one["difference"]) or 0.0) > 1e-6 * VALUE]
-    named = "; ".join(
-        f"{one['lie']} under {one['mechanism']}, c = {COSTS[one['economics']]:g} "
-        f"({signed(mean(one['difference']))})"
-        for one in pays
-    )
-    return (
-        "Truthfulness is of one round: over several, a lie also changes what is trained next. "
-        f"Among those who train, the liar gained in {len(pays)} of {len(plays)} cases"
-        + (f": {named} credits." if pays else ".")
-    )
+def _why(example: Sequence[Mapping[str, Any]], undistanced: Mapping[str, float]) -> list[str]:
+    under = next(one for one in example if one["mechanism"] == "paper" and one["said"] == 1.9)
+    return [
+        (
+            "Exaggerated eagerness pays through the price of distance: λ·d keeps a truthful buyer "
+            "from models that U, which counts volume alone, would have valued. With λ = 0 it pays "
+            f"in {percent(undistanced['pays'], 0)} % of cases under `truthful` "
+            f"({signed(undistanced['alone'])} credits a round on average)."
+        ),
+        (
+            "Under `paper`, understating can pay: in the example seller 2 gains "
+            f"{signed(under['utility'], 3)} credits by it; under `truthful` it gains nothing."
+        ),
+    ]

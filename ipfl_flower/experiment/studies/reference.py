@@ -13,7 +13,7 @@ from ipfl_flower.experiment.studies import finding as say
 from ipfl_flower.experiment.studies.ablation import BOUNDARY
 from ipfl_flower.experiment.studies.bench import Bench
 from ipfl_flower.experiment.studies.economies import bought
-from ipfl_flower.experiment.studies.finding import Finding, Number, Table, mean
+from ipfl_flower.experiment.studies.finding import Finding, Number, Table, mean, unplayed
 from ipfl_flower.experiment.studies.gates import ENCODER, IID, MARKET
 from ipfl_flower.experiment.studies.utility import OURS
 from ipfl_flower.experiment.studies.varying import Grid, candidates_of, choose, varied
@@ -60,14 +60,12 @@ def reference(bench: Bench, settings: Sequence[str] = SETTINGS) -> Finding:
             if not isinstance(error.__cause__, TaskDataError):
                 raise
             missing[name] = str(error)
+    left_out, why = unplayed(missing)
     return Finding(
         name="reference",
         title="Updates measured from their mean",
         asked=ASKED,
-        said=[
-            *map(_said, found),
-            *(f"`{name}`: **not played**: {why}" for name, why in missing.items()),
-        ],
+        said=[*map(_said, found), *left_out],
         tables=[
             Table(
                 "The market by what updates are measured from",
@@ -78,6 +76,7 @@ def reference(bench: Bench, settings: Sequence[str] = SETTINGS) -> Finding:
             )
         ],
         data={"settings": found},
+        details=why,
     )
 
 

@@ -1,11 +1,13 @@
 """Accuracy and utility by task: every setting under every method."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any, Final
 
 import numpy as np
 
-from ipfl_flower.experiment.definition import COST
+from ipfl_flower.experiment.definition import COST, Economics
 from ipfl_flower.experiment.oracle import Oracle
 from ipfl_flower.experiment.play import PRESETS
 from ipfl_flower.experiment.record import Record
@@ -19,15 +21,14 @@ from ipfl_flower.experiment.studies.finding import (
     deviation,
     mean,
     percent,
+    unplayed,
 )
-from ipfl_flower.experiment.studies.utility import OURS, accounts, highest, table, verdicts
+from ipfl_flower.experiment.studies.utility import OURS, accounts, place, table, verdicts
 from ipfl_flower.experiment.studies.verdicts import Beside, Standing, verdict
 from ipfl_flower.experiment.tables import EXPLAINED, HEADINGS, Row, cells, rows
 
 FEW: Final = 3
 """Methods beside the market's that a chart of utilities shows."""
-
-BUT: Final = " but for the market by another preset"
 
 
 def tasks(
@@ -51,18 +52,19 @@ def tasks(
     by_setting = {name: [row for row in found if row.setting == name] for name in names}
     heads = {name: [r for r in records if r["setting"] == name] for name in names}
     both = {name: [*heads[name], *(r for r in others if r["setting"] == name)] for name in names}
+    judged = {
+        f"`{name}`": [f"Accuracy: {verdict(by_setting[name], heads[name])}", *verdicts(both[name])]
+        for name in names
+    }
+    left_out, why = unplayed(missing or {})
+    several = len(names) > 1
     return Finding(
         name="tasks",
         title="Accuracy and utility by task",
         asked=f"{EXPLAINED} *oracle* knows the hidden groups and is no competitor.",
         said=[
-            *(_overall(by_setting, both) if len(names) > 1 else ()),
-            *(
-                line
-                for name in names
-                for line in (verdict(by_setting[name], heads[name]), *verdicts(name, both[name]))
-            ),
-            *(f"`{name}`: **not played**: {why}" for name, why in (missing or {}).items()),
+            *(_overall(by_setting, both) if several else chain.from_iterable(judged.values())),
+            *left_out,
         ],
         tables=[
             compared(
@@ -79,6 +81,7 @@ def tasks(
             for chart in (_bars(name, by_setting[name]), _curves(name, heads[name]))
         ],
         data=_data(found, both),
+        details={**(judged if several else {}), **why},
     )
 
 
@@ -116,32 +119,23 @@ def _overall(
     """Say on how many settings the market is the best: in accuracy, and in utility."""
     pairs = {name: Beside.of(mine) for name, mine in by_setting.items()}
     methods = {row.method for mine in by_setting.values() for row in mine}
-    presets = ("", BUT) if methods & (PRESETS.keys() - {OURS}) else ("",)
     return [
-        _places(
+        _accuracies(
             {name: pair.place for name, pair in pairs.items() if pair is not None},
             one_seed=any(row.seeds < 2 for mine in by_setting.values() for row in mine),
         ),
         *(
-            _on(
-                f"Utility at c = {COST[economics]:g}: iPFL's is the highest{among}",
-                {name: highest(mine, economics, markets=not among) for name, mine in both.items()},
-            )
+            _utilities(economics, both, presets=bool(methods & (PRESETS.keys() - {OURS})))
             for economics in COST
-            for among in presets
         ),
     ]
 
 
-def _places(places: Mapping[str, str], *, one_seed: bool) -> str:
+def _accuracies(places: Mapping[str, str], *, one_seed: bool) -> str:
     """Say on which settings the market is more accurate than the best of the others."""
     if not places:
         return "Accuracy: not compared."
-    names = {
-        place: [f"`{name}`" for name, it in places.items() if it == place]
-        for place in ("above", "level", "below")
-    }
-    below = f"**below on {len(names['below'])}** ({', '.join(names['below'])})"
+    names = _by_place(places)
     # Of one seed there is no deviation: whatever is written differently differs.
     more, within = (
         ("", "level with it")
@@ -151,17 +145,34 @@ def _places(places: Mapping[str, str], *, one_seed: bool) -> str:
     return (
         f"Accuracy, of {len(places)} settings{', one seed' if one_seed else ''}: iPFL is above the "
         f"best of the others{more} on {len(names['above'])}, {within} on {len(names['level'])}, "
-        f"{below if names['below'] else 'below on none'}."
+        f"{_on('below', names['below'])}."
     )
 
 
-def _on(what: str, holds: Mapping[str, bool | None]) -> str:
-    compared = [name for name, it in holds.items() if it is not None]
-    if not compared:
+def _utilities(economics: Economics, both: Mapping[str, Sequence[Record]], *, presets: bool) -> str:
+    """Say on which settings the market's utility is the highest; with `presets`, or but for one."""
+    found = {name: place(mine, economics) for name, mine in both.items()}
+    places = {name: it for name, it in found.items() if it is not None}
+    what = f"Utility at c = {COST[economics]:g}"
+    if not places:
         return f"{what}: not compared."
-    failed = [f"`{name}`" for name in compared if not holds[name]]
-    line = f"{what} on {len(compared) - len(failed)} of {len(compared)} settings"
-    return f"{line}; **not on** {', '.join(failed)}." if failed else f"{line}."
+    names = _by_place(places)
+    but = f"{_on('but for the market by another preset', names['but'])}, " if presets else ""
+    return (
+        f"{what}, of {len(places)} settings: iPFL's is the highest on {len(names['highest'])}, "
+        f"{but}{_on('not the highest', names['below'])}."
+    )
+
+
+def _by_place(places: Mapping[str, str]) -> Mapping[str, Sequence[str]]:
+    found = defaultdict(list)
+    for name, it in places.items():
+        found[it].append(f"`{name}`")
+    return found
+
+
+def _on(what: str, names: Sequence[str]) -> str:
+    return f"**{what} on {len(names)}** ({', '.join(names)})" if names else f"{what} on none"
 
 
 def _setting(records: Sequence[Record], mine: Sequence[Row]) -> Table:

@@ -8,6 +8,7 @@ from ipfl_flower.experiment.definition import COST, Choice, Economics, Setting
 from ipfl_flower.experiment.settings import build
 from ipfl_flower.experiment.studies.bench import Bench
 from ipfl_flower.experiment.studies.finding import Table, mean, signed, spread
+from ipfl_flower.experiment.studies.server import VALUE
 
 SETTING: Final = "fashion_market"
 MARKETS: Final[Mapping[str, str]] = {"ipfl": "truthful", "ipfl-paper": "paper"}
@@ -53,6 +54,19 @@ def trained(
                     }
                 )
     return _table(found, bench.seeds), found
+
+
+def gains(plays: Sequence[Mapping[str, Any]]) -> tuple[str, list[str]]:
+    """Say in how many of `plays` the liar gained, and in detail in which."""
+    pays = [one for one in plays if (mean(one["difference"]) or 0.0) > 1e-6 * VALUE]
+    return (
+        "Truthfulness is of one round: over several, a lie also changes what is trained next. "
+        f"Among those who train, the liar gained in {len(pays)} of {len(plays)} cases."
+    ), [
+        f"{one['lie']} under {one['mechanism']}, c = {COST[one['economics']]:g} "
+        f"({signed(mean(one['difference']))} credits)"
+        for one in pays
+    ]
 
 
 def _played(

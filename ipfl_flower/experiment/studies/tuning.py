@@ -19,6 +19,7 @@ from ipfl_flower.experiment.studies.finding import (
     mean,
     signed,
     spread,
+    unplayed,
 )
 from ipfl_flower.experiment.studies.gates import DIRICHLET, IID, MARKET, PRIVATE
 from ipfl_flower.experiment.studies.tasks import compared
@@ -148,19 +149,20 @@ def tuning(
     everything = [one for mine in found.values() for one in mine]
     # What isn't whole is said to have failed, and compared with nothing.
     whole = {name: [one for one in mine if one.whole] for name, mine in found.items()}
+    failed = dict.fromkeys(f"`{one.method}`" for one in everything if one.failed)
+    left_out, why = unplayed(missing)
     return Finding(
         name="tuning",
         title="Every method tuned",
         asked=ASKED,
         said=[
-            *(verdict(mine, named="tuned iPFL") for mine in whole.values() if mine),
-            *(_gain(everything, method) for method in knobs if everything),
             *(
-                f"`{one.setting}`: `{one.method}` **failed** at {failure}"
-                for one in everything
-                for failure in one.failed
+                f"`{name}`: {verdict(mine, named='tuned iPFL')}"
+                for name, mine in whole.items()
+                if mine
             ),
-            *(f"`{name}`: **not played**: {why}" for name, why in missing.items()),
+            *([f"**Failed** at a value: {', '.join(failed)}."] if failed else []),
+            *left_out,
         ],
         tables=[
             compared(
@@ -182,6 +184,15 @@ def tuning(
                 }
                 for one in everything
             ]
+        },
+        details={
+            "What tuning brings": [_gain(everything, method) for method in knobs if everything],
+            "What failed": [
+                f"`{one.setting}`: `{one.method}` **failed** at {failure}"
+                for one in everything
+                for failure in one.failed
+            ],
+            **why,
         },
     )
 

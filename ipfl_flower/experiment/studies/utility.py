@@ -7,7 +7,7 @@ other cost afterwards. A market buys otherwise at another cost, so that it must 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, isfinite
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 
@@ -160,9 +160,9 @@ def _cell(account: Account | None, best: float) -> str:
     return f"**{text}**" if account.utility == best and account.method != Oracle.name else text
 
 
-def highest(
-    records: Sequence[Record], economics: Economics, *, markets: bool = True
-) -> bool | None:
+def place(
+    records: Sequence[Record], economics: Economics
+) -> Literal["highest", "but", "below"] | None:
     """Tell whether the market's utility is the highest on a setting; None: not compared.
 
     Parameters
@@ -170,21 +170,25 @@ def highest(
     records : sequence of Record
         Of the setting.
     economics : {"paper", "cheap"}
-    markets : bool
-        Whether the market by another preset counts among the others.
+
+    Returns
+    -------
+    {"highest", "but", "below"} or None
+        "but": the highest but for the market by another preset.
     """
     ours, others = _compared(records, economics)
-    rivals = [account for account in others if markets or account.method not in PRESETS]
-    if ours is None or not rivals:
+    if ours is None or not others:
         return None
-    return ours.utility > rivals[0].utility - LEVEL
+    above = {account.method for account in others if account.utility >= ours.utility + LEVEL}
+    if not above:
+        return "highest"
+    return "but" if above <= PRESETS.keys() and len(above) < len(others) else "below"
 
 
-def verdicts(name: str, records: Sequence[Record]) -> list[str]:
+def verdicts(records: Sequence[Record]) -> list[str]:
     """Say whether the market's utility is the highest on a setting, a line for each economics."""
     return [
-        f"`{name}` at c = {COST[economics]:g}: {_said(*_compared(records, economics))}"
-        for economics in COST
+        f"c = {COST[economics]:g}: {_said(*_compared(records, economics))}" for economics in COST
     ]
 
 

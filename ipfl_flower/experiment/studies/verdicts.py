@@ -100,10 +100,9 @@ def verdict(mine: Sequence[Standing], records: Sequence[Record] = (), named: str
     named : str
         How the market is called.
     """
-    name = f"`{mine[0].setting}`"
     beside = Beside.of(mine)
     if beside is None:
-        return f"{name}: not compared."
+        return f"{named} isn't compared."
     ours, best, ahead = beside.ours, beside.best, beside.ahead
     how = (
         f"{percent(ours.accuracy)} % against {percent(strongest(best))} % of `{best.method}` "
@@ -111,10 +110,10 @@ def verdict(mine: Sequence[Standing], records: Sequence[Record] = (), named: str
         + ("one seed)" if ours.seeds < 2 else f"standard deviation {percent(beside.deviation)})")
     )
     if beside.place == "above":
-        return f"{name}: {named} is best: {how}."
+        return f"{named} is best: {how}."
     if beside.place == "level":
         within = "" if ours.seeds < 2 else " within one standard deviation"
-        return f"{name}: {named} is level with the best of the others{within}: {how}."
+        return f"{named} is level with the best of the others{within}: {how}."
     alone = next((row for row in mine if row.method == "local"), None)
     over = (
         ""
@@ -124,7 +123,7 @@ def verdict(mine: Sequence[Standing], records: Sequence[Record] = (), named: str
     more = "" if ours.seeds < 2 else ", by more than one standard deviation"
     played = [record for record in records if record["method"] == OURS]
     why = f" {did(played)}" if played else ""
-    return f"{name}: **{named} is not best**{more}: {how}.{over}{why}"
+    return f"**{named} is not best**{more}: {how}.{over}{why}"
 
 
 def did(records: Sequence[Record]) -> str:
