@@ -106,16 +106,11 @@ class Request:
         return RecordDict({ARRAYS: array_record(self.arrays), CONFIG: config})
 
     @classmethod
-    def from_records(cls, content: RecordDict, *, keep_arrays: bool = True) -> "Request":
+    def from_records(cls, content: RecordDict) -> "Request":
         """Read the content of a Flower message at the institution.
 
-        Parameters
-        ----------
-        content : RecordDict
-        keep_arrays : bool
-            False takes the arrays out of `content`, so that the model is in memory once. Flower's
-            mods (clipping, differential privacy) look at them again after the ClientApp: keep
-            them where such a mod is used.
+        The arrays stay in it: Flower's mods (clipping, differential privacy) look at them again
+        after the ClientApp.
 
         Raises
         ------
@@ -134,7 +129,7 @@ class Request:
             round=_get(config, "round", int),
             train=_get(config, "train", bool),
             role=role,
-            arrays=_arrays(content, keep=keep_arrays),
+            arrays=_arrays(content, keep=True),
             coefficient=_get(config, "coefficient", float),
             start=start,
             statement=_object(_get(config, "statement", str)),

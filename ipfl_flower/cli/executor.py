@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ipfl_flower.cli.processes import PYTHON
+from ipfl_flower.cli.processes import MEMORY, PYTHON
 
 MODULE = "ipfl_flower.cli.server_executor"
 
@@ -39,4 +39,4 @@ def executor(
 ) -> None:
     """Start the server app of each run that the SuperLink has, until SIGTERM."""
     command = executor_command(runtime, secret, root_certificates)
-    os.execv(command[0], command)  # noqa: S606
+    os.execve(command[0], command, MEMORY | dict(os.environ))  # noqa: S606

@@ -12,7 +12,14 @@ from ipfl_flower.cli.certs import make_node_key, make_server_certificates, write
 from ipfl_flower.cli.executor import executor_command
 from ipfl_flower.cli.flower import SCRIPTS, FlowerCli
 from ipfl_flower.cli.flower_versions import fleet_api
-from ipfl_flower.cli.processes import PYTHON, LaunchError, ProcessGroup, free_port, wait_for_port
+from ipfl_flower.cli.processes import (
+    MEMORY,
+    PYTHON,
+    LaunchError,
+    ProcessGroup,
+    free_port,
+    wait_for_port,
+)
 from ipfl_flower.cli.superlink_command import superlink_command
 from ipfl_flower.door import allowed
 from ipfl_flower.trainer_api import TrainerClient, TrainerUnreachableError
@@ -25,10 +32,6 @@ TRAINER_DEADLINE_S = 180.0
 TRAINER_PATIENCE_S = 1.0
 # Of each process but the SuperLink.
 RESTARTS_MAX = 5
-
-# glibc: a block of 1 MiB or more (Flower's chunks have 5) goes back to the system when it is
-# freed, also after larger ones were; threads share two heaps instead of eight a processor.
-MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**20), "MALLOC_ARENA_MAX": "2"}
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The operator's executor outlasts a SuperLink that fails for a while; Flower's own does not."""
 
+import os
 import signal
 import subprocess
 
@@ -8,7 +9,7 @@ import pytest
 from support.fake_grid import FakeGrid
 
 from ipfl_flower.cli import server_executor
-from ipfl_flower.cli.executor import executor_command
+from ipfl_flower.cli.executor import executor, executor_command
 from ipfl_flower.cli.processes import free_port
 
 
@@ -55,6 +56,19 @@ def test_a_secret_or_a_ca_that_is_not_there_is_one_line(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done.stderr
     assert "ca.pem" in done.stderr
+
+
+def test_server_apps_give_memory_back_unless_the_operator_says_otherwise(tmp_path, monkeypatch):
+    called = []
+    monkeypatch.setattr(os, "execve", lambda *call: called.append(call))
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "4")
+    secret = tmp_path / "superexec.secret"
+    executor(runtime="127.0.0.1:1", secret=secret)
+    ((_, command, environment),) = called
+    assert command == executor_command("127.0.0.1:1", secret, None)
+    assert environment["MALLOC_MMAP_THRESHOLD_"] == "1048576"
+    assert environment["MALLOC_ARENA_MAX"] == "4"
+    assert environment["PATH"] == os.environ["PATH"]
 
 
 def test_how_a_server_app_ended_is_said(caplog):
