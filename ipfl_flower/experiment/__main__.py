@@ -167,7 +167,7 @@ def _about(
         rounds=sorted(played if bench.rounds is None else {bench.rounds}),
         seconds=seconds,
         cpu_seconds=times.user + times.system + times.children_user + times.children_system,
-        cpu_seconds_of_plays=bench.cpu_seconds,
+        cpu_seconds_of_plays=bench.cache.cpu_seconds,
     )
 
 

@@ -119,6 +119,12 @@ class Cache:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._cpu_seconds: dict[Path, float] = {}
+
+    @property
+    def cpu_seconds(self) -> float:
+        """What all that was found or kept took to play, each once, whenever that was."""
+        return sum(self._cpu_seconds.values())
 
     def path(self, key: Mapping[str, Any]) -> Path:
         """Return where the record of `key` lies, or would lie."""
@@ -140,12 +146,18 @@ class Cache:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
             return Damage(path, f"{type(error).__name__}: {error}")
+        self._took(path, record)
         return record
 
     def keep(self, key: Mapping[str, Any], record: Record) -> None:
         """Write a record: a crash leaves the file as it was, or the new one whole."""
         content = {"key": key, "sha256": _digest(record), "record": record}
-        write_atomically(self.path(key), json.dumps(content, allow_nan=False))
+        path = self.path(key)
+        write_atomically(path, json.dumps(content, allow_nan=False))
+        self._took(path, record)
+
+    def _took(self, path: Path, record: Record) -> None:
+        self._cpu_seconds[path] = float(record.get("cpu_seconds", 0.0))
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import os
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -47,12 +47,6 @@ class Bench:
     rounds: int | None = None
     named: tuple[str, ...] = ()
     _world: World | None = None
-    _cpu_seconds: dict[Hashable, float] = field(default_factory=dict)
-
-    @property
-    def cpu_seconds(self) -> float:
-        """What everything that was asked for took to play, whenever that was."""
-        return sum(self._cpu_seconds.values())
 
     def choices(self) -> Iterator[Choice]:
         """Yield what settings are made from, a seed each."""
@@ -90,18 +84,11 @@ class Bench:
         """
         for name in plan.settings:
             try:
-                yield from self._run(dataclasses.replace(plan, settings=[name]))
+                yield from run(dataclasses.replace(plan, settings=[name]), self.cache, self.told)
             except ExperimentError as error:
                 if missing is None or not isinstance(error.__cause__, TaskDataError):
                     raise
                 missing[name] = str(error)
-
-    def _run(self, plan: Plan) -> Iterator[Record]:
-        for record in run(plan, self.cache, self.told):
-            self._cpu_seconds[record["setting"], record["method"], record["seed"]] = float(
-                record["cpu_seconds"]
-            )
-            yield record
 
     def figures(self, name: str, inputs: Mapping[str, Any], make: Callable[[], Any]) -> Any:
         """Return figures that are made without training, or take them from the cache.
@@ -149,7 +136,6 @@ class Bench:
         if found is None:
             found = make()
             self.cache.keep(key, found)
-        self._cpu_seconds[self.cache.path(key)] = float(found["cpu_seconds"])
         return found
 
 

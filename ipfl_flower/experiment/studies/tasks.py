@@ -157,10 +157,11 @@ def _utilities(economics: Economics, both: Mapping[str, Sequence[Record]], *, pr
     if not places:
         return f"{what}: not compared."
     names = _by_place(places)
-    but = f"{_on('but for the market by another preset', names['but'])}, " if presets else ""
+    but = names["but"]
+    except_for = f"{_on('but for the market by another preset', but)}, " if presets and but else ""
     return (
         f"{what}, of {len(places)} settings: iPFL's is the highest on {len(names['highest'])}, "
-        f"{but}{_on('not the highest', names['below'])}."
+        f"{except_for}{_on('not the highest', names['below'])}."
     )
 
 
