@@ -167,6 +167,13 @@ def test_a_quick_bench_tunes_less(bench, monkeypatch, quick, settings, values):
 
 
 def test_settings_that_are_named_are_those_that_are_tuned(bench, monkeypatch):
-    monkeypatch.setattr(bench, "play", lambda *_: judged(0.5, 0.5))
-    bench.named = ("fashion_private",)
-    assert {one["setting"] for one in tuning(bench).data["tuned"]} == {"fashion_private"}
+    economics = {}
+
+    def play(setting, method):
+        economics[method] = setting.economics
+        return judged(0.5, 0.5)
+
+    monkeypatch.setattr(bench, "play", play)
+    bench.named = ("fashion_skew",)
+    assert {one["setting"] for one in tuning(bench).data["tuned"]} == {"fashion_skew"}
+    assert (economics["ipfl"], economics["local"]) == ("cheap", "paper")

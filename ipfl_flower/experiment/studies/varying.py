@@ -37,7 +37,7 @@ def grid(symbol: str, option: str, default: float, others: Sequence[float]) -> G
 # At most four values each, around the default.
 KNOBS: Final[Mapping[str, Grid]] = {
     "ipfl": grid(
-        "λ", "distance-weight", PRESETS[PRESET_OF["ipfl"]]["distance-weight"], (2.0, 10.0, 1.0)
+        "λ", "distance-weight", PRESETS[PRESET_OF["ipfl"]]["distance-weight"], (0.5, 10.0, 2.0)
     ),
     # The four values that its authors choose from.
     "fedprox": grid("μ", "mu", FedProxOptions().mu, (1.0, 0.1, 0.001)),
