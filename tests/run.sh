@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
-# Runs the tests in two halves, side by side: those that start real markets mostly wait. What fails is
-# played once more, when less runs beside it, and counts as failed if it fails again. With
+# Runs the tests in two halves, side by side: those that start real markets mostly wait. What trains for
+# minutes comes after the other half, which is the shorter one, and without coverage, which slows it. What
+# fails is played once more, when less runs beside it, and counts as failed if it fails again. With
 # arguments for pytest. What needs a Docker engine is `make test-containers`, and of that the isolation of
 # data also here, where there is one.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 bin=.venv/bin
 log=build/test-e2e.log
-# What starts real markets, and what trains for minutes, which is slow where coverage is measured.
-real='(e2e or gates) and not containers and not cluster'
+real='e2e and not containers and not cluster'
+gates='gates and not e2e'
 mkdir -p build
 
 half() { # pytest says 5 when it is given no test, by -k for one
@@ -35,9 +36,11 @@ e2e=$!
 trap 'kill $e2e 2>/dev/null' EXIT
 failed=0
 $bin/coverage erase
-units="not ($real) and not containers and not cluster"
+units="not ($real) and not ($gates) and not containers and not cluster"
 units_cache=(-o cache_dir=build/units-cache)
 half $bin/coverage run -m pytest -m "$units" "${units_cache[@]}" "$@" || failed=$?
+gates_failed=0
+half $bin/python -m pytest -m "$gates" "$@" || gates_failed=$?
 echo "waiting for the tests of real markets: $log"
 wait $e2e || real_failed=$?
 trap - EXIT
@@ -48,4 +51,4 @@ if [ $failed -ne 0 ]; then
     half $bin/python -m pytest -m "$units" "${units_cache[@]}" \
         --last-failed --last-failed-no-failures none "$@" || failed=$?
 fi
-exit $((failed ? failed : ${real_failed:-0}))
+exit $((failed ? failed : gates_failed ? gates_failed : ${real_failed:-0}))
