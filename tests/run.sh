@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs the tests in two halves, side by side: those that start real markets mostly wait. What trains for
 # minutes comes after the other half, which is the shorter one, and without coverage, which slows it. What
-# fails is played once more, when less runs beside it, and counts as failed if it fails again. With
+# fails of a half is played once more, when less runs beside it, and counts as failed if it fails again. With
 # arguments for pytest. What needs a Docker engine is `make test-containers`, and of that the isolation of
 # data also here, where there is one.
 set -uo pipefail
